@@ -1,0 +1,229 @@
+"""What the author of a node writes with: `@node`, `Component`, and the annotations `Kind`, `Fact`, `Bound`.
+
+The signature of a function or of a method *is* the declaration of its ports. Annotations say what a wire may carry:
+
+    Annotated[Tensor, Kind("Sample")]                a kind of value, by name
+    Annotated[Sample, "B C H W"]                     its symbolic shape
+    Annotated[Sample, Fact(space="pixel")]           what else must agree
+    Annotated[float, Bound(gt=0, le=1)]              the range of a number
+
+Shapes: an upper-case name is fresh for each use of the node, and wires equate it; a lower-case name is a config field of the
+component or a whole-number input of the same node; `2*B`, `4*H`, `H/8` and `H+1` are arithmetic; `...` is any run of
+dimensions, the same run in one use. For a value that is not a tensor, the shape is that of its first tensor, or just its rows.
+
+Facts: `Fact(name="word")` is constant; `"$field"` is the value of a config field (several joined by commas make one fact);
+`"?name"` is a variable, equal in all ports of one use; `"@self"` is the component itself, so that what one model makes
+cannot be given to another. A fact that one side does not know fits anything.
+
+This module imports neither torch nor the rest of the engine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+if TYPE_CHECKING:
+    from .weights import Folder
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The kind of a value, by name. `of` names the kind that it is a special case of.
+
+    `once` marks a value that its use consumes, such as a random stream: it may meet one port on any path.
+    """
+
+    name: str
+    of: str | None = None
+    once: bool = False
+
+
+@dataclass(frozen=True, init=False)
+class Fact:
+    """Named properties of a value that both ends of a wire must agree on."""
+
+    values: tuple[tuple[str, str], ...]
+
+    def __init__(self, **values: str) -> None:
+        object.__setattr__(self, "values", tuple(sorted(values.items())))
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The range of a number. Infinite and NaN are refused always."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+
+    def refuses(self, value: float) -> str | None:
+        """What is wrong with `value`, in words, or None."""
+        if self.ge is not None and not value >= self.ge:
+            return f"must be at least {self.ge:g}"
+        if self.gt is not None and not value > self.gt:
+            return f"must be greater than {self.gt:g}"
+        if self.le is not None and not value <= self.le:
+            return f"must be at most {self.le:g}"
+        if self.lt is not None and not value < self.lt:
+            return f"must be less than {self.lt:g}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeMark:
+    """What `@node` notes on a function."""
+
+    name: str
+    version: int
+    static: bool
+    shapes: Callable[..., Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class FileMark:
+    """What `@reader` and `@writer` note on a function."""
+
+    role: str
+    kind: str
+    suffixes: tuple[str, ...]
+
+
+def node(
+    name: str, *, version: int, static: bool = False, shapes: Callable[..., Any] | None = None
+) -> Callable[[F], F]:
+    """Makes a function a node type. The function stays an ordinary function.
+
+    name: CapWords, unique in its package. version: raise it when the output changes. static: the value can be computed while
+    planning, from literals and configs alone; its module must not import torch. shapes: a torch-free function that takes
+    the same inputs as dimensions and returns those of the output, for a node whose shapes no annotation can say.
+    """
+    if not re.fullmatch(r"[A-Z][A-Za-z0-9]*", name):
+        raise ValueError(f"a node type is named in CapWords, not {name!r}")
+
+    def mark(function: F) -> F:
+        function.__diffgraph__ = NodeMark(name, version, static, shapes)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def static(method: F) -> F:
+    """Marks a method of a component that needs its config alone, so that the planner calls it before the run."""
+    method.__diffgraph_static__ = True  # type: ignore[attr-defined]
+    return method
+
+
+def reader(kind: str, *, suffixes: tuple[str, ...]) -> Callable[[F], F]:
+    """Makes `function(data: bytes) -> value` the reader of a kind: how a file becomes an input of it."""
+
+    def mark(function: F) -> F:
+        function.__diffgraph_file__ = FileMark("reader", kind, suffixes)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def writer(kind: str, *, suffix: str) -> Callable[[F], F]:
+    """Makes `function(value, metadata: dict[str, str]) -> list[bytes]` the writer of a kind: one file an item of a batch."""
+
+    def mark(function: F) -> F:
+        function.__diffgraph_file__ = FileMark("writer", kind, (suffix,))  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+class Component:
+    """Base of a part that has a config and methods: a model, a scheduler, a tokenizer.
+
+    A subclass names its version and a frozen dataclass `Config`, whose fields are the published config keys and at once the
+    node's parameters; a `Literal` or a `Bound` on a field is how a value that is not implemented is refused. Methods with
+    annotated signatures are what `call:` can name; `__call__` (for a torch module, `forward`) is the default one.
+
+        class UNet2D(torch.nn.Module, Component, version=1):
+            Config = UNet2DConfig
+            attributes = {"sample_shape": "in_channels sample_size sample_size"}
+            facts = {"space": "pixel"}
+            siblings = {"prediction": "scheduler_config.json:prediction_type"}
+
+    config_file: the file that holds the config. files: what else is read, as alternatives of names split by blanks; the
+    stem `NAME.safetensors` stands for its sharded and pickled forms too. attributes: whole numbers, or lists of them, worked out
+    from config fields and readable in a graph as `$model.sample_shape`. facts: of the component itself. siblings: facts taken from
+    another config of the same repository, as `file:field,field`. keys: patterns and replacements from published names of tensors
+    to ours, applied in order. ignored: published config keys that do not change what is computed.
+    """
+
+    version: ClassVar[int]
+    Config: ClassVar[type]
+    config_file: ClassVar[str] = "config.json"
+    files: ClassVar[tuple[str, ...]] = ()
+    attributes: ClassVar[Mapping[str, str]] = {}
+    facts: ClassVar[Mapping[str, str]] = {}
+    siblings: ClassVar[Mapping[str, str]] = {}
+    keys: ClassVar[tuple[tuple[str, str], ...]] = ()
+    ignored: ClassVar[frozenset[str]] = frozenset()
+
+    config: Any
+    metadata: dict[str, Any]
+
+    def __init_subclass__(cls, version: int | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if version is not None:
+            cls.version = version
+
+    @classmethod
+    def from_config(cls, config: Any) -> Self:
+        """A component with this config and fresh values."""
+        return cls(config)  # type: ignore[call-arg]
+
+    @classmethod
+    def from_files(cls, config: Any, files: Mapping[str, Path]) -> Self:
+        """A component with this config and what its files hold. Torch modules get this from the engine."""
+        return cls.from_config(config)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        subfolder: str = "",
+        revision: str | None = None,
+        variant: str | None = None,
+        dtype: Any = None,
+        device: Any = None,
+        **config: Any,
+    ) -> Self:
+        """Loads from a local folder or a Hub repository ("org/repo"); keywords replace fields of the config.
+
+        Raises WeightsError where a file is missing, damaged or of another model, HubError where the Hub is not reached.
+        """
+        from .weights import load_pretrained
+
+        return load_pretrained(
+            cls, source, subfolder=subfolder, revision=revision, variant=variant, dtype=dtype, device=device, config=config
+        )
+
+    def save_pretrained(self, folder: str | Path, *, dtype: Any = None) -> Folder:
+        """Writes the config and the weights in the published layout, so that `from_pretrained` and the peers read them."""
+        from .weights import save_pretrained
+
+        return save_pretrained(self, folder, dtype=dtype)
+
+    def save_files(self, folder: Path) -> None:
+        """Writes what `from_files` reads. Torch modules get this from the engine."""
+
+
+class File:
+    """A file given by the user, read by the engine: its name, content and digest. Nodes never see a path."""
+
+    __slots__ = ("data", "digest", "name")
+
+    def __init__(self, name: str, data: bytes, digest: str) -> None:
+        self.name, self.data, self.digest = name, data, digest

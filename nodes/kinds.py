@@ -1,0 +1,126 @@
+"""The kinds of values that diffusion systems exchange, and the protocols of their parts.
+
+Letters in shapes: B batch, C channels, H W height and width, L tokens, D features. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
+
+from ..authoring import Fact, Kind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+
+    class Tensor:
+        """Stands for torch.Tensor, so that reading annotations needs no torch."""
+
+
+Sample = Annotated[Tensor, Kind("Sample")]  # x_t, what a sampler moves from noise to data
+Image = Annotated[Tensor, Kind("Image", of="Sample")]  # pixels, float [B, 3, H, W] in [-1, 1]
+Noise = Annotated[Tensor, Kind("Noise")]  # unit normal, or scaled by noise_scale
+Mask = Annotated[Tensor, Kind("Mask")]  # float [B, 1, H, W]; 1 (white) is repainted, 0 is kept
+Output = Annotated[Tensor, Kind("Output")]  # what a network predicts: epsilon, x_0 or v
+Loss = Annotated[Tensor, Kind("Loss")]  # a scalar to be made small
+Timestep = Annotated[int | float | Tensor, Kind("Timestep")]  # training index 0..T-1: one for all, or [B]
+Steps = Annotated[int | str, Kind("Steps")]  # a count, or a respacing such as "fast27"
+Condition = Annotated[Any, Kind("Condition")]  # a record of tensors with 1 or B rows, made by `model.condition`
+State = Annotated[Any, Kind("State")]  # what a solver remembers between steps
+
+
+class RngState(NamedTuple):
+    """One random stream an image. `states` [B, S] uint8: the state of a CPU torch.Generator for each."""
+
+    states: Tensor
+
+
+Rng = Annotated[RngState, Kind("Rng", once=True), "B"]
+
+
+class Tokens(NamedTuple):
+    """Token ids of texts, padded. `ids` [B, L] int64; `mask` [B, L] bool, True where a token is real."""
+
+    ids: Annotated[Tensor, Kind("TokenIds"), "B L"]
+    mask: Annotated[Tensor, Kind("TokenMask"), "B L"]
+
+
+class Prediction(NamedTuple):
+    """What a denoiser gives. `value`: epsilon, x_0 or v; `variance`: raw output in [-1, 1] of a model that learns it."""
+
+    value: Annotated[Output, "B C H W"]
+    variance: Annotated[Output, "B C H W"] | None = None
+
+
+class Step(NamedTuple):
+    """One step of a schedule. `index` counts from 0; `timestep` is what the model sees; `next` is where the step ends, -1 for data."""
+
+    index: int
+    timestep: Timestep
+    next: Timestep
+
+
+class Started(NamedTuple):
+    """What a solver starts from."""
+
+    sample: Annotated[Sample, "B C H W"]
+    state: State
+
+
+class Stepped(NamedTuple):
+    """What a solver's step gives."""
+
+    sample: Annotated[Sample, "B C H W"]
+    state: State
+    rng: Annotated[Rng, "B"]
+
+
+class Denoiser(Protocol):
+    """A model that sees a noisy sample and predicts noise, data or velocity."""
+
+    sample_shape: list[int]
+
+    def __call__(
+        self,
+        sample: Annotated[Sample, "B C H W", Fact(space="?space")],
+        timestep: Timestep,
+        condition: Annotated[Condition, "B", Fact(model="@self")] | None = None,
+    ) -> Annotated[Prediction, "B C H W", Fact(space="?space", prediction="?prediction", schedule="?schedule")]: ...
+
+
+class Scheduler(Protocol):
+    """A noise schedule and the solver that walks it. All six are always called; one that a solver does not need is the identity."""
+
+    def schedule(self, steps: Steps, strength: float = 1.0) -> Annotated[list[Step], Fact(scheduler="@self")]: ...
+
+    def start(
+        self,
+        noise: Annotated[Noise, "B C H W"],
+        schedule: Annotated[list[Step], Fact(scheduler="@self")],
+        sample: Annotated[Sample, "B C H W"] | None = None,
+    ) -> Annotated[Started, "B C H W", Fact(scheduler="@self")]: ...
+
+    def scale_input(
+        self, sample: Annotated[Sample, "B C H W"], step: Annotated[Step, Fact(scheduler="@self")]
+    ) -> Annotated[Sample, "B C H W"]: ...
+
+    def original(
+        self,
+        prediction: Annotated[Prediction, "B C H W"],
+        sample: Annotated[Sample, "B C H W"],
+        step: Annotated[Step, Fact(scheduler="@self")],
+    ) -> Annotated[Sample, "B C H W"]: ...
+
+    def step(
+        self,
+        prediction: Annotated[Prediction, "B C H W"],
+        sample: Annotated[Sample, "B C H W"],
+        step: Annotated[Step, Fact(scheduler="@self")],
+        state: Annotated[State, Fact(scheduler="@self")],
+        rng: Annotated[Rng, "B"],
+        original: Annotated[Sample, "B C H W"] | None = None,
+    ) -> Annotated[Stepped, "B C H W", Fact(scheduler="@self")]: ...
+
+    def add_noise(
+        self, sample: Annotated[Sample, "B C H W"], noise: Annotated[Noise, "B C H W"], timestep: Timestep
+    ) -> Annotated[Sample, "B C H W"]: ...
