@@ -1,0 +1,562 @@
+"""Ports: types, symbolic shapes and facts, and the rule of what may meet.
+
+A `Port` is a declaration, read from annotations (describe.py) or from a document's `inputs`. A `Value` is what the checker knows of
+one wire: a type, dimensions, facts and, where it is known, the very value. `Unifier.meet(value, port)` decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from math import isfinite
+from typing import Any, Literal
+
+from .authoring import Bound
+
+
+class Unset:
+    """The one value of a thing not given: not None, which a user may give."""
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET = Unset()
+Form = Literal["scalar", "choice", "kind", "list", "record", "component", "protocol", "var", "any"]
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    """The type of a value. `name` is a scalar's, kind's, record's, component's, protocol's or variable's."""
+
+    form: Form
+    name: str = ""
+    item: Port | None = None
+    fields: tuple[tuple[str, Port], ...] = ()
+    options: tuple[Any, ...] = ()
+    of: str | None = None
+    once: bool = False
+    literals: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.form == "list" and self.item is not None:
+            return f"list of {self.item.type}"
+        if self.form == "choice":
+            return "one of " + ", ".join(map(repr, self.options))
+        return {"any": "anything", "var": "anything"}.get(self.form, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One declared input or output."""
+
+    type: Type
+    shape: str | None = None
+    facts: tuple[tuple[str, str], ...] = ()
+    bound: Bound | None = None
+    optional: bool = False
+    default: Any = UNSET
+    help: str = ""
+
+    @property
+    def required(self) -> bool:
+        return isinstance(self.default, Unset)
+
+
+INT, FLOAT, TEXT, BOOL = (Type("scalar", name) for name in ("int", "float", "text", "bool"))
+ANY = Type("any")
+
+
+# --- dimensions -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """A whole number known in part: a sum of products of symbols. Symbols that start with `?` may be solved for."""
+
+    terms: tuple[tuple[tuple[str, ...], Fraction], ...] = ()
+
+    @staticmethod
+    def of(value: int | str | Dim) -> Dim:
+        if isinstance(value, Dim):
+            return value
+        if isinstance(value, str):
+            return Dim((((value,), Fraction(1)),))
+        return Dim((((), Fraction(value)),) if value else ())
+
+    @staticmethod
+    def _sum(terms: Iterable[tuple[tuple[str, ...], Fraction]]) -> Dim:
+        total: dict[tuple[str, ...], Fraction] = {}
+        for symbols, factor in terms:
+            total[symbols] = total.get(symbols, Fraction(0)) + factor
+        return Dim(tuple(sorted((s, f) for s, f in total.items() if f)))
+
+    def __add__(self, other: Dim | int) -> Dim:
+        return Dim._sum(self.terms + Dim.of(other).terms)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Dim | int) -> Dim:
+        return self + Dim.of(other) * -1
+
+    def __mul__(self, other: Dim | int | Fraction) -> Dim:
+        if isinstance(other, Fraction):
+            return Dim._sum((s, f * other) for s, f in self.terms)
+        return Dim._sum(
+            (tuple(sorted(s + t)), f * g) for s, f in self.terms for t, g in Dim.of(other).terms
+        )
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: int) -> Dim:
+        return self * Fraction(1, other)
+
+    @property
+    def constant(self) -> Fraction | None:
+        """The number, where no symbol is left."""
+        if not self.terms:
+            return Fraction(0)
+        return self.terms[0][1] if len(self.terms) == 1 and not self.terms[0][0] else None
+
+    def __str__(self) -> str:
+        parts = []
+        for symbols, factor in self.terms:
+            name = "*".join(s.rpartition("#")[0].lstrip("?") or s for s in symbols)
+            if not name:
+                parts.append(str(factor))
+            elif factor.numerator == 1 and factor.denominator > 1:
+                parts.append(f"{name}/{factor.denominator}")
+            else:
+                parts.append(name if factor == 1 else f"{factor}*{name}")
+        return "+".join(parts) or "0"
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """A run of dimensions of unknown number, named."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return "..."
+
+
+Dims = tuple[Dim | Rest, ...]
+_TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_][A-Za-z0-9_]*)|([*/+-]))")
+
+
+def parse_dim(text: str, symbol: Any) -> Dim:
+    """Reads `2*B`, `H/8`, `H+1`; `symbol(name)` gives the value of a name."""
+    position, parts = 0, []
+    while position < len(text):
+        found = _TOKEN.match(text, position)
+        if not found:
+            raise ValueError(f"cannot read the dimension {text!r}")
+        parts.append(found)
+        position = found.end()
+
+    def atom(index: int) -> Dim:
+        number, name, _ = parts[index].groups()
+        if number is None and name is None:
+            raise ValueError(f"cannot read the dimension {text!r}")
+        return Dim.of(int(number)) if number is not None else Dim.of(symbol(name))
+
+    total, sign, index = Dim(), 1, 0
+    while index < len(parts):
+        product = atom(index)
+        index += 1
+        while index < len(parts) and parts[index].group(3) in ("*", "/"):
+            other = atom(index + 1)
+            if parts[index].group(3) == "*":
+                product = product * other
+            else:
+                divisor = other.constant
+                if not divisor:
+                    raise ValueError(f"{text!r} divides by what is not a number")
+                product = product * Fraction(1, 1) * (1 / divisor)
+            index += 2
+        total = total + product * sign
+        if index < len(parts):
+            sign = 1 if parts[index].group(3) == "+" else -1
+            index += 1
+    return total
+
+
+# --- what is known of a wire ----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Value:
+    """What the checker knows of a wire. `facts` map to a word, or to a variable that starts with `?`."""
+
+    type: Type
+    dims: Dims | None = None
+    facts: dict[str, str] = field(default_factory=dict)
+    literal: Any = UNSET
+    fields: dict[str, Value] = field(default_factory=dict)
+    item: Value | None = None
+    maybe: bool = False
+    component: Any = None
+
+    def describe(self, unifier: Unifier) -> str:
+        """The value in words, such as `Sample [B, 3, 64, 64]`."""
+        if not isinstance(self.literal, Unset | Dim) and self.type.form in ("scalar", "choice", "any"):
+            return f"{self.type} {self.literal!r}" if self.type.form == "scalar" else repr(self.literal)
+        dims = f" [{', '.join(str(d) for d in unifier.resolve(self.dims))}]" if self.dims else ""
+        return f"{self.type}{dims}"
+
+
+class Mismatch(Exception):
+    """Why a value does not fit a port."""
+
+
+class Use:
+    """One use of a node: the variables of its shapes and facts, and what its lower-case names stand for."""
+
+    def __init__(self, unifier: Unifier, names: Mapping[str, Any] | None = None, identity: str = "") -> None:
+        self.number = unifier.fresh()
+        self.names: dict[str, Any] = dict(names or {})
+        self.identity = identity
+
+    def symbol(self, name: str) -> int | str | Dim:
+        if name[0].isupper():
+            return f"?{name}#{self.number}"
+        known = self.names.get(name, UNSET)
+        if isinstance(known, int | Dim) and not isinstance(known, bool):
+            return known
+        return f"?{name}#{self.number}"
+
+    def dims(self, shape: str) -> Dims:
+        result: list[Dim | Rest] = []
+        for word in shape.split():
+            if word == "...":
+                result.append(Rest(f"...#{self.number}"))
+            elif word.startswith("*"):
+                known = self.names.get(word[1:], UNSET)
+                if isinstance(known, list | tuple):
+                    result.extend(Dim.of(d) for d in known)
+                else:
+                    result.append(Rest(f"{word[1:]}#{self.number}"))
+            else:
+                result.append(parse_dim(word, self.symbol))
+        return tuple(result)
+
+    def fact(self, expression: str) -> str | None:
+        """The word or variable that a declared fact stands for here; None where it is not known."""
+        if expression == "@self":
+            return f"@{self.identity}"
+        if expression.startswith("?"):
+            return f"{expression}#{self.number}"
+        if expression.startswith("$"):
+            values = [self.names.get(name.strip().lstrip("$"), UNSET) for name in expression.split(",")]
+            if any(isinstance(value, Unset | Dim) for value in values):
+                return None
+            return " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+        return expression
+
+
+class Unifier:
+    """Solves for the variables of shapes and facts while wires are met one by one."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._dims: dict[str, Dim] = {}
+        self._rests: dict[str, Dims] = {}
+        self._facts: dict[str, str] = {}
+
+    def fresh(self) -> int:
+        self._count += 1
+        return self._count
+
+    # dimensions
+
+    def dim(self, value: Dim) -> Dim:
+        for _ in range(64):
+            bound = [s for symbols, _ in value.terms for s in symbols if s in self._dims]
+            if not bound:
+                break
+            total = Dim()
+            for symbols, factor in value.terms:
+                product = Dim.of(1) * factor
+                for s in symbols:
+                    product = product * self._dims.get(s, Dim.of(s))
+                total = total + product
+            value = total
+        return value
+
+    def resolve(self, dims: Dims | None) -> Dims:
+        result: list[Dim | Rest] = []
+        for d in dims or ():
+            if isinstance(d, Rest):
+                known = self._rests.get(d.name)
+                result.extend(self.resolve(known) if known is not None else (d,))
+            else:
+                result.append(self.dim(d))
+        return tuple(result)
+
+    def equate(self, left: Dim, right: Dim) -> bool:
+        difference = self.dim(left) - self.dim(right)
+        if difference.constant is not None:
+            return difference.constant == 0
+        linear = [
+            (symbols[0], factor)
+            for symbols, factor in difference.terms
+            if len(symbols) == 1
+            and symbols[0].startswith("?")
+            and sum(symbols[0] in other for other, _ in difference.terms) == 1
+        ]
+        if not linear:  # symbols that stand for any number: equal only where they are the same
+            return any(len(s) > 1 or any(n.startswith("?") for n in s) for s, _ in difference.terms)
+        name, factor = linear[0]
+        solved = (Dim.of(name) * factor - difference) * (1 / factor)
+        number = solved.constant
+        if number is not None and (number.denominator != 1 or number < 0):
+            return False
+        self._dims[name] = solved
+        return True
+
+    def equate_dims(self, left: Dims, right: Dims) -> bool:
+        a, b = self.resolve(left), self.resolve(right)
+        if not any(isinstance(d, Rest) for d in a):
+            a, b = b, a
+        place = next((i for i, d in enumerate(a) if isinstance(d, Rest)), None)
+        if place is None:
+            return len(a) == len(b) and all(self.equate(x, y) for x, y in zip(a, b, strict=True))  # type: ignore[arg-type]
+        if any(isinstance(d, Rest) for d in b):
+            if len(a) == len(b) and isinstance(b[place], Rest):
+                rest_a, rest_b = a[place], b[place]
+                if rest_a != rest_b:
+                    self._rests[rest_a.name] = (rest_b,)  # type: ignore[union-attr]
+                pairs = [(x, y) for x, y in zip(a, b, strict=True) if not isinstance(x, Rest)]
+                return all(self.equate(x, y) for x, y in pairs if not isinstance(y, Rest))
+            return True
+        tail = len(a) - place - 1
+        if len(b) < place + tail:
+            return False
+        middle = b[place : len(b) - tail]
+        self._rests[a[place].name] = middle  # type: ignore[union-attr]
+        ends = list(zip(a[:place], b[:place], strict=True)) + list(zip(a[place + 1 :], b[len(b) - tail :], strict=True))
+        return all(self.equate(x, y) for x, y in ends)  # type: ignore[arg-type]
+
+    # facts
+
+    def word(self, value: str) -> str:
+        while value in self._facts:
+            value = self._facts[value]
+        return value
+
+    def equate_facts(self, left: str, right: str) -> bool:
+        a, b = self.word(left), self.word(right)
+        if a == b:
+            return True
+        if a.startswith("?"):
+            self._facts[a] = b
+            return True
+        if b.startswith("?"):
+            self._facts[b] = a
+            return True
+        return False
+
+    # instances
+
+    def instance(self, port: Port, use: Use, *, dims: Dims | None = None, facts: Mapping[str, str] | None = None) -> Value:
+        """The value that an output port gives in one use. `dims` and `facts` are handed down from an enclosing record."""
+        own = {name: word for name, text in port.facts if (word := use.fact(text)) is not None}
+        merged = {**(facts or {}), **own}
+        shape = dims if dims is not None else (use.dims(port.shape) if port.shape is not None else None)
+        value = Value(port.type, shape, merged, maybe=port.optional)
+        if port.type.form == "record":
+            inner = Use(self, use.names, use.identity)
+            value.fields = {name: self.instance(p, inner, facts=merged) for name, p in port.type.fields}
+            first = next((v for v in value.fields.values() if v.dims is not None), None)
+            if first is not None and shape is not None and first.dims is not None:
+                self.equate_dims(first.dims, shape)
+            elif first is not None and shape is None:
+                value.dims = first.dims
+        elif port.type.form == "list" and port.type.item is not None:
+            value.item = self.instance(port.type.item, use, facts=merged)
+        return value
+
+    # meeting
+
+    def meet(self, value: Value, port: Port, use: Use, bindings: dict[str, Value] | None = None) -> None:
+        """Raises Mismatch where `value` may not be wired into `port`; else solves for variables."""
+        if value.maybe and not (port.optional or not port.required):
+            raise Mismatch("it may be missing, and this input is required")
+        if value.type.form == "scalar" and value.type.name == "none":
+            if not port.optional:
+                raise Mismatch("null is given where a value is needed")
+            return
+        self._types(value, port, use, bindings)
+        if port.shape is not None:
+            self._shapes(value, use.dims(port.shape))
+        self._facts_of(value, port, use)
+
+    def _shapes(self, value: Value, wanted: Dims) -> None:
+        if value.dims is None:
+            return
+        before = dict(self._dims), dict(self._rests)
+        if not self.equate_dims(value.dims, wanted):
+            self._dims, self._rests = before
+            given = ", ".join(str(d) for d in self.resolve(value.dims))
+            needed = ", ".join(str(d) for d in self.resolve(wanted))
+            raise Mismatch(f"expected shape [{needed}], got [{given}]")
+
+    def _facts_of(self, value: Value, port: Port, use: Use) -> None:
+        for name, text in port.facts:
+            word, given = use.fact(text), value.facts.get(name)
+            if word is None or given is None:
+                continue
+            if not self.equate_facts(given, word):
+                raise Mismatch(f"expected {name} {_say(self.word(word))}, got {_say(self.word(given))}")
+
+    def _types(self, value: Value, port: Port, use: Use, bindings: dict[str, Value] | None) -> None:
+        want, have = port.type, value.type
+        if want.form in ("any",) or have.form == "any":
+            return
+        if want.form == "var":
+            if bindings is not None:
+                self._bind(want.name, value, bindings)
+            return
+        if not isinstance(value.literal, Unset | Dim):
+            if problem := literal_problem(value.literal, port):
+                raise Mismatch(problem)
+            if have.form != "component":
+                return
+        if want.form == "list" and have.form == "list":
+            if want.item is not None and value.item is not None:
+                self._types(value.item, want.item, use, bindings)
+                if want.item.shape is not None:
+                    self._shapes(value.item, use.dims(want.item.shape))
+            return
+        if not compatible(have, want):
+            raise Mismatch(f"expected {want}, got {have}")
+
+    def _bind(self, name: str, value: Value, bindings: dict[str, Value]) -> None:
+        known = bindings.get(name)
+        if known is None:
+            bindings[name] = value
+            return
+        if not compatible(value.type, known.type):
+            raise Mismatch(f"expected {known.type} like its neighbour, got {value.type}")
+        for fact, word in value.facts.items():
+            if fact in known.facts and not self.equate_facts(known.facts[fact], word):
+                have, want = _say(self.word(word)), _say(self.word(known.facts[fact]))
+                raise Mismatch(f"expected {fact} {want} like its neighbour, got {have}")
+
+
+def _say(word: str) -> str:
+    return word.removeprefix("@")
+
+
+def compatible(have: Type, want: Type) -> bool:
+    """Whether the type alone permits the wire. A record fits another by its fields; a kind fits its own general kind, and back."""
+    if "any" in (have.form, want.form) or "var" in (have.form, want.form):
+        return True
+    if want.form == "kind" and have.form == "scalar":
+        return have.name in want.literals or (have.name == "int" and "float" in want.literals)
+    if have.form != want.form:
+        return have.form == "choice" and want == TEXT
+    if have.form == "scalar":
+        return have.name == want.name or (have.name, want.name) == ("int", "float")
+    if have.form == "choice":
+        return set(have.options) <= set(want.options)
+    if have.form == "kind":
+        return have.name in (want.name, want.of) or have.of == want.name
+    if have.form == "list":
+        return have.item is None or want.item is None or compatible(have.item.type, want.item.type)
+    if have.form == "record":
+        fields = dict(have.fields)
+        return all(name in fields and compatible(fields[name].type, port.type) for name, port in want.fields)
+    return have.name == want.name
+
+
+def literal_problem(value: Any, port: Port) -> str | None:
+    """What is wrong with a literal at a port, in words, or None. Values of kinds with no literal form are refused."""
+    want = port.type
+    if value is None:
+        return None if port.optional else f"expected {want}, got null"
+    if want.form in ("any", "var"):
+        return None
+    allowed = want.literals if want.form == "kind" else (want.name,) if want.form == "scalar" else ()
+    if want.form == "choice":
+        return None if value in want.options else f"expected {want}, got {value!r}"
+    if want.form == "list":
+        if not isinstance(value, list | tuple):
+            return f"expected {want}, got {value!r}"
+        inner = want.item
+        problems = (literal_problem(item, inner) for item in value) if inner is not None else ()
+        return next((p for p in problems if p), None)
+    if isinstance(value, bool):
+        return None if "bool" in allowed else f"expected {want}, got {value!r}"
+    if isinstance(value, int | float):
+        if isinstance(value, float) and not isfinite(value):
+            return f"{value} is not a finite number"
+        fits = "float" in allowed or ("int" in allowed and isinstance(value, int))
+        if not fits:
+            return f"expected {want}, got {value!r}"
+        refused = port.bound.refuses(value) if port.bound else None
+        return f"{value!r} {refused}" if refused else None
+    if isinstance(value, str):
+        return None if {"text", "weights", "file", "folder"} & set(allowed) else f"expected {want}, got text {value!r}"
+    return f"expected {want}, got {type(value).__name__}"
+
+
+def literal_value(value: Any) -> Value:
+    """What is known of a literal."""
+    if value is None:
+        return Value(Type("scalar", "none"), literal=None)
+    for python, scalar in ((bool, BOOL), (int, INT), (float, FLOAT), (str, TEXT)):
+        if isinstance(value, python):
+            return Value(scalar, literal=value)
+    if isinstance(value, list | tuple):
+        return Value(Type("list"), literal=list(value))
+    return Value(ANY, literal=value)
+
+
+# --- as JSON, for the index -----------------------------------------------------------------------------------------
+
+
+def port_to_json(port: Port) -> dict[str, Any]:
+    t = port.type
+    out: dict[str, Any] = {"form": t.form}
+    for key, value in (
+        ("name", t.name), ("of", t.of), ("once", t.once), ("literals", list(t.literals)), ("options", list(t.options)),
+        ("shape", port.shape), ("facts", [list(f) for f in port.facts]), ("optional", port.optional), ("help", port.help),
+    ):  # fmt: skip
+        if value:
+            out[key] = value
+    if t.item is not None:
+        out["item"] = port_to_json(t.item)
+    if t.fields:
+        out["fields"] = [[name, port_to_json(p)] for name, p in t.fields]
+    if port.bound is not None:
+        out["bound"] = [port.bound.ge, port.bound.gt, port.bound.le, port.bound.lt]
+    if not port.required:
+        out["default"] = port.default
+    return out
+
+
+def port_from_json(data: Mapping[str, Any]) -> Port:
+    item = port_from_json(data["item"]) if "item" in data else None
+    fields = tuple((name, port_from_json(p)) for name, p in data.get("fields", ()))
+    kind = Type(
+        data["form"], data.get("name", ""), item, fields, tuple(data.get("options", ())), data.get("of"),
+        data.get("once", False), tuple(data.get("literals", ())),
+    )  # fmt: skip
+    bound = Bound(*data["bound"]) if "bound" in data else None
+    facts = tuple((name, text) for name, text in data.get("facts", ()))
+    default = data.get("default", UNSET)
+    return Port(
+        kind, data.get("shape"), facts, bound, data.get("optional", False), default, data.get("help", "")
+    )
+
+
+def with_default(port: Port, default: Any) -> Port:
+    return replace(port, default=default)
+
+
+def fits_literal(values: Sequence[Any], port: Port) -> bool:
+    return all(literal_problem(value, port) is None for value in values)

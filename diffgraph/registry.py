@@ -1,0 +1,386 @@
+"""Finding nodes. Which types exist, what their ports are, and the digest of the source that each is made of.
+
+Nodes come from installed packages that name themselves under the entry point group `diffgraph.nodes`, and from files that the user
+names. What they declare is kept in an index, keyed by the digest of each file and of the files that it imports.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from .errors import DiffgraphError, InputError, nearest
+from .ports import Port, Type, port_from_json
+
+INDEX_FORMAT = 1
+BUILT_IN = "diffgraph.nodes"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One thing that can be called: a function node, or a method of a component."""
+
+    name: str
+    inputs: Mapping[str, Port]
+    output: Port
+    static: bool = False
+    shapes: str | None = None
+    doc: str = ""
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """What is known of a node type without importing it."""
+
+    name: str
+    role: str
+    version: int
+    module: str
+    qualname: str
+    source: str
+    doc: str = ""
+    methods: Mapping[str, Method] = field(default_factory=dict)
+    fields: Mapping[str, Port] = field(default_factory=dict)
+    config_file: str = "config.json"
+    files: tuple[str, ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+    siblings: Mapping[str, str] = field(default_factory=dict)
+    keys: tuple[tuple[str, str], ...] = ()
+    ignored: frozenset[str] = frozenset()
+    published: tuple[str, ...] = ()
+    trainable: bool = False
+
+    @property
+    def call(self) -> Method:
+        return self.methods["__call__"]
+
+    @property
+    def summary(self) -> str:
+        return self.doc.split("\n", 1)[0]
+
+    def load(self) -> Any:
+        """The class or function itself: imports its module."""
+        return import_name(f"{self.module}:{self.qualname}")
+
+
+_files: dict[str, Path] = {}
+
+
+def import_name(address: str) -> Any:
+    """The object at `module:name`, for modules of registered node packages and of files that the user named."""
+    module_name, _, qualname = address.partition(":")
+    if module_name in _files:
+        from .describe import import_file
+
+        thing = import_file(module_name, _files[module_name])
+    else:
+        thing = importlib.import_module(module_name)
+    for part in qualname.split("."):
+        thing = getattr(thing, part)
+    return thing
+
+
+def node_from_json(data: Mapping[str, Any], source: str, prefix: str = "") -> NodeType:
+    methods = {
+        name: Method(
+            name,
+            {n: port_from_json(p) for n, p in m["inputs"].items()},
+            port_from_json(m["output"]),
+            m["static"],
+            m["shapes"],
+            m["doc"],
+        )
+        for name, m in data["methods"].items()
+    }
+    extra = {k: data[k] for k in ("config_file", "attributes", "facts", "siblings", "trainable") if k in data}
+    return NodeType(
+        prefix + data["name"], data["role"], data["version"], data["module"], data["qualname"], source, data["doc"], methods,
+        {n: port_from_json(p) for n, p in data.get("fields", {}).items()}, files=tuple(data.get("files", ())),
+        keys=tuple((a, b) for a, b in data.get("keys", ())), ignored=frozenset(data.get("ignored", ())),
+        published=tuple(data.get("published", ())), **extra,
+    )  # fmt: skip
+
+
+class Registry:
+    """The node types, kinds, records, readers and writers that are installed or were named by the user."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, NodeType] = {}
+        self.kinds: dict[str, Port] = {}
+        self.records: dict[str, Port] = {}
+        self.record_places: dict[str, str] = {}
+        self.readers: dict[str, tuple[tuple[str, ...], str]] = {}
+        self.writers: dict[str, tuple[str, str]] = {}
+        self.broken: dict[str, str] = {}
+
+    def add_index(self, index: Mapping[str, Any], digest: str, prefix: str = "") -> None:
+        """Takes in what one module declares."""
+        for data in index["nodes"]:
+            node = node_from_json(data, digest, prefix)
+            known = self.nodes.get(node.name)
+            if known is not None and known.module != node.module:
+                raise DiffgraphError(
+                    f"two node types are called {node.name}: in {known.module} and in {node.module}",
+                    hint="rename one of them",
+                )
+            self.nodes[node.name] = node
+        for name, port in index["kinds"].items():
+            self.kinds[name] = port_from_json(port)
+        for name, port in index["records"].items():
+            self.records[name] = port_from_json(port)
+            self.record_places[name] = port["at"]
+        for entry in index["files"]:
+            if entry["role"] == "reader":
+                self.readers[entry["kind"]] = (tuple(entry["suffixes"]), entry["function"])
+            else:
+                self.writers[entry["kind"]] = (entry["suffixes"][0], entry["function"])
+
+    def get(self, name: str) -> NodeType | None:
+        found = self.nodes.get(name)
+        return found if found is not None and found.role != "protocol" else None
+
+    def protocol(self, name: str) -> NodeType | None:
+        found = self.nodes.get(name)
+        return found if found is not None and found.role == "protocol" else None
+
+    def suggest(self, name: str) -> str:
+        """A hint for an unknown type: a near name, or how to see all."""
+        if name in self.broken or name.split(".")[0] in self.broken:
+            return f"its module cannot be imported: {self.broken.get(name) or self.broken[name.split('.')[0]]}"
+        near = nearest(name, [n for n, t in self.nodes.items() if t.role != "protocol"])
+        return f"did you mean {near}?" if near else "`diffgraph nodes` lists those that are installed"
+
+    def fits_protocol(self, node: NodeType, protocol: NodeType) -> str | None:
+        """What a component lacks of a protocol, in words, or None."""
+        from .ports import compatible
+
+        for name in protocol.fields:
+            if name not in node.attributes and name not in node.fields:
+                return f"{node.name} has no attribute {name}"
+        for name, wanted in protocol.methods.items():
+            method = node.methods.get(name)
+            if method is None:
+                return f"{node.name} has no method {name if name != '__call__' else 'to be called'}"
+            for port in wanted.inputs:
+                if port not in method.inputs:
+                    return f"{node.name}.{name} has no input {port}"
+            if not compatible(method.output.type, wanted.output.type):
+                return f"{node.name}.{name} gives {method.output.type}, not {wanted.output.type}"
+        return None
+
+    def input_type(self, name: str) -> Port | None:
+        """The type that a graph input names: a scalar, a kind, a record, a protocol, a component, or `list[...]` of one."""
+        if name.startswith("list[") and name.endswith("]"):
+            inner = self.input_type(name[5:-1])
+            return Port(Type("list", item=inner)) if inner is not None else None
+        if name in ("int", "float", "text", "bool", "file", "folder", "weights", "choice"):
+            return Port(Type("scalar", name))
+        if name in self.kinds:
+            return self.kinds[name]
+        if name in self.records:
+            return self.records[name]
+        if name in self.nodes and self.nodes[name].role != "function":
+            return Port(Type(self.nodes[name].role, name))  # type: ignore[arg-type]
+        return None
+
+    @cached_property
+    def record_types(self) -> Callable[[str], type | None]:
+        """Looks up the class of a declared record by its place: what the store may build, and nothing else."""
+        places = set(self.record_places.values())
+
+        def find(place: str) -> type | None:
+            return import_name(place) if place in places else None
+
+        return find
+
+
+# --- finding modules, digests, and the index ------------------------------------------------------------------------
+
+
+def package_modules(package: str) -> dict[str, Path]:
+    """Every module of a package, by name, found without importing it."""
+    from importlib.util import find_spec
+
+    spec = find_spec(package)
+    if spec is None:
+        raise InputError(f"the node package {package} is registered but not installed")
+    if not spec.submodule_search_locations:
+        return {package: Path(spec.origin)} if spec.origin else {}
+    modules = {}
+    for location in spec.submodule_search_locations:
+        root = Path(location)
+        for folder, folders, names in os.walk(root):
+            folders[:] = sorted(f for f in folders if f.isidentifier() and not f.startswith("__"))
+            dotted = ".".join((package, *Path(folder).relative_to(root).parts))
+            for name in sorted(names):
+                if name.endswith(".py"):
+                    modules[dotted if name == "__init__.py" else f"{dotted}.{name[:-3]}"] = Path(folder) / name
+    return modules
+
+
+def imported_modules(path: Path, module: str, known: Mapping[str, Path]) -> set[str]:
+    """The modules among `known` that a source file imports, found by reading it."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError:
+        return set()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found: set[str] = set()
+    for item in ast.walk(tree):
+        if isinstance(item, ast.Import):
+            found.update(alias.name for alias in item.names)
+        elif isinstance(item, ast.ImportFrom):
+            parts = package.split(".")
+            base = ".".join(parts[: len(parts) - item.level + 1]) if item.level else ""
+            target = ".".join(filter(None, (base, item.module)))
+            found.add(target)
+            found.update(f"{target}.{alias.name}" for alias in item.names)
+    return found & set(known) - {module}
+
+
+def source_digests(modules: Mapping[str, Path]) -> dict[str, str]:
+    """For each module the digest of its file and, transitively, of the files among `modules` that it imports."""
+    own = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in modules.items()}
+    direct = {name: imported_modules(path, name, modules) for name, path in modules.items()}
+    digests = {}
+    for name in modules:
+        seen, stack = {name}, [name]
+        while stack:
+            for other in direct[stack.pop()]:
+                if other not in seen:
+                    seen.add(other)
+                    stack.append(other)
+        digests[name] = hashlib.sha256("".join(sorted(own[n] for n in seen)).encode()).hexdigest()
+    return digests
+
+
+def _packages() -> dict[str, str]:
+    """Registered packages: the prefix of their types and the package's name. The built-in one has no prefix."""
+    found = {"": BUILT_IN}
+    for entry in entry_points(group="diffgraph.nodes"):
+        if entry.value != BUILT_IN:
+            found[f"{entry.name}."] = entry.value
+    return found
+
+
+def _describe(missing: Iterable[str], files: Mapping[str, Path]) -> dict[str, Any]:
+    arguments = [f"{name}={files[name]}" if name in files else name for name in missing]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
+    done = subprocess.run(
+        [sys.executable, "-m", "diffgraph.describe", *arguments], capture_output=True, env=environment, check=False
+    )
+    if done.returncode != 0:
+        raise DiffgraphError("the node index could not be made:\n" + done.stderr.decode(errors="replace")[-2000:])
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def _index_folder() -> Path:
+    from .store import cache_folder
+
+    return cache_folder() / "index" / f"v{INDEX_FORMAT}"
+
+
+def _shipped() -> dict[str, Any]:
+    path = Path(__file__).parent / "nodes" / "index.json"
+    try:
+        shipped: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return shipped
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _write_json(path: Path, data: Any) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(data))
+        os.replace(temporary, path)
+    except OSError:
+        return  # an unwritable cache folder costs time, not results
+
+
+def build_index(modules: Mapping[str, Path], files: Mapping[str, Path]) -> dict[str, Any]:
+    """Digest and declarations of every module, describing in a child process only what no index knows."""
+    digests = source_digests(modules)
+    folder, shipped, index = _index_folder(), _shipped(), {}
+    missing = []
+    for name, digest in digests.items():
+        known = shipped.get(digest) or _read_json(folder / f"{digest}.json")
+        if known is None:
+            missing.append(name)
+        else:
+            index[name] = {"digest": digest, "declares": known}
+    if missing:
+        for name, declared in _describe(missing, files).items():
+            index[name] = {"digest": digests[name], "declares": declared}
+            if "error" not in declared:
+                _write_json(folder / f"{digests[name]}.json", declared)
+    return index
+
+
+_loaded: dict[str, Registry] = {}
+
+
+def registry(files: Iterable[Path] = ()) -> Registry:
+    """The registry of installed packages and of the node files that the user named. Made once for each state of the sources.
+
+    Raises InputError where a named file is missing or cannot be imported.
+    """
+    sets: list[tuple[str, dict[str, Path], bool]] = []
+    for prefix, package in _packages().items():
+        sets.append((prefix, package_modules(package), False))
+    for file in files:
+        path = Path(file).resolve()
+        if not path.is_file():
+            raise InputError(f"--nodes {file}: there is no such file")
+        name = f"diffgraph_user_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
+        _files[name] = path
+        sets.append(("", {name: path}, True))
+    state = hashlib.sha256(f"{INDEX_FORMAT} {sys.version_info[:2]}".encode())
+    for prefix, modules, _ in sets:
+        for name, path in modules.items():
+            info = path.stat()
+            state.update(f"{prefix} {name} {path} {info.st_size} {info.st_mtime_ns}\n".encode())
+    signature = state.hexdigest()
+    if signature in _loaded:
+        return _loaded[signature]
+    combined_path = _index_folder() / f"all-{signature}.json"
+    combined = _read_json(combined_path)
+    if combined is None:
+        combined = []
+        for prefix, modules, named in sets:
+            index = build_index(modules, modules if named else {})
+            combined.extend([prefix, name, named, entry] for name, entry in index.items())
+        if not any("error" in entry["declares"] for *_, entry in combined):
+            _write_json(combined_path, combined)
+    result = Registry()
+    for prefix, name, named, entry in combined:
+        declared = entry["declares"]
+        if "error" in declared:
+            if named:
+                raise InputError(f"--nodes {_files[name]}: {declared['error']}")
+            result.broken[prefix.rstrip(".") or name] = declared["error"]
+            continue
+        result.add_index(declared, entry["digest"], prefix)
+    _loaded[signature] = result
+    return result
