@@ -1,0 +1,87 @@
+"""What the U-Nets share: normalisation, the embedding of time, and the checks of their inputs.
+
+Letters: B batch, C channels, H W height and width, D features.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...errors import PortError
+
+M = TypeVar("M", bound=torch.nn.Module)
+
+
+class GroupNorm(torch.nn.GroupNorm):
+    """Group normalisation [B, C, ...] -> the same, computed in fp32 at least, whatever the precision of the input."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that torch gave it)
+        wide = torch.promote_types(input.dtype, torch.float32)
+        weight, bias = self.weight.to(wide), self.bias.to(wide)
+        return F.group_norm(input.to(wide), self.num_groups, weight, bias, self.eps).to(input.dtype)
+
+
+class LayerNorm(torch.nn.LayerNorm):
+    """Layer normalisation [..., D] -> the same, computed in fp32 at least, whatever the precision of the input."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that torch gave it)
+        wide = torch.promote_types(input.dtype, torch.float32)
+        weight, bias = self.weight.to(wide), self.bias.to(wide)
+        return F.layer_norm(input.to(wide), self.normalized_shape, weight, bias, self.eps).to(input.dtype)
+
+
+def zeroed(module: M) -> M:
+    """The module with zero weights, so that a residual branch begins as nothing (Ho et al. 2020, appendix B)."""
+    for parameter in module.parameters():
+        torch.nn.init.zeros_(parameter)
+    return module
+
+
+def sinusoid(timestep: Tensor, width: int, *, cosine_first: bool, frequency_shift: float) -> Tensor:
+    """Sinusoidal embedding of time (Vaswani et al. 2017, section 3.5, as Ho et al. 2020 use it).
+
+    timestep: [B]. Frequencies exp(-ln(10000) i / (width/2 - frequency_shift)), i = 0 .. width/2 - 1.
+    cosine_first: cosines before sines. Returns fp32 [B, width]; an odd width ends in a zero.
+    """
+    half = width // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=timestep.device) / (half - frequency_shift)
+    angle = timestep.float()[:, None] * torch.exp(-math.log(10000.0) * exponent)  # [B, width/2]
+    waves = [angle.cos(), angle.sin()] if cosine_first else [angle.sin(), angle.cos()]
+    return F.pad(torch.cat(waves, dim=1), (0, width % 2))
+
+
+def timestep_rows(timestep: int | float | Tensor, rows: int, device: torch.device, port: str = "timestep") -> Tensor:
+    """A timestep as a tensor [rows]: one number for all rows, or a tensor with one for each.
+
+    Raises PortError where it is negative, not finite, or not one a row. Numbers in a tensor on an accelerator are not
+    looked at, since that would wait for it.
+    """
+    if not isinstance(timestep, Tensor):
+        if isinstance(timestep, bool) or not isinstance(timestep, int | float):
+            raise PortError(port, f"must be a number or a tensor [{rows}], not {type(timestep).__name__}")
+        if not (math.isfinite(timestep) and timestep >= 0):
+            raise PortError(port, f"must be a training index, 0 or more, not {timestep}")
+        return torch.full((rows,), timestep, dtype=torch.float32, device=device)
+    if timestep.ndim > 1 or timestep.numel() not in (1, rows) or timestep.is_complex():
+        raise PortError(port, f"has shape {list(timestep.shape)}; expected a number or one a row, [{rows}]")
+    if timestep.device.type == "cpu" and not bool(((timestep >= 0) & (timestep < math.inf)).all()):
+        raise PortError(port, f"must hold training indices, 0 or more, not {timestep.tolist()}")
+    return timestep.to(device, torch.float32).expand(rows)
+
+
+def check_tensor(port: str, value: Tensor, shape: tuple[int | None, ...], device: torch.device) -> None:
+    """Raises PortError unless `value` is a floating-point tensor of this shape (None is any size) on this device."""
+    wanted = "[" + ", ".join("B" if size is None else str(size) for size in shape) + "]"
+    if not isinstance(value, Tensor):
+        raise PortError(port, f"must be a tensor {wanted}, not {type(value).__name__}")
+    if value.ndim != len(shape) or any(size not in (None, got) for size, got in zip(shape, value.shape, strict=True)):
+        raise PortError(port, f"has shape {list(value.shape)}; this model takes {wanted}")
+    if not value.is_floating_point():
+        raise PortError(port, f"has dtype {value.dtype}; expected a floating-point tensor", hint="use .float()")
+    if value.device != device:
+        raise PortError(port, f"is on {value.device}, the model on {device}", hint=f"move one: .to({str(device)!r})")
