@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
@@ -227,3 +228,28 @@ class File:
 
     def __init__(self, name: str, data: bytes, digest: str) -> None:
         self.name, self.data, self.digest = name, data, digest
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a run computes: `device` as torch writes it ("cpu", "cuda:1"), `dtype` without its prefix ("float16")."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+# The engine sets both for a run.
+running_target: ContextVar[Target | None] = ContextVar("diffgraph_target", default=None)
+running_notes: ContextVar[Callable[[str], None] | None] = ContextVar("diffgraph_notes", default=None)
+
+
+def target() -> Target:
+    """Where the run that calls this node computes, for nodes that make tensors from nothing. Outside a run: CPU, float32."""
+    return running_target.get() or Target()
+
+
+def note(message: str) -> None:
+    """Tells the user something that is no error, such as a prompt that was cut. Outside a run nobody listens."""
+    listener = running_notes.get()
+    if listener is not None:
+        listener(message)
