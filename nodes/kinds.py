@@ -22,7 +22,8 @@ Image = Annotated[Tensor, Kind("Image", of="Sample")]  # pixels, float [B, 3, H,
 Noise = Annotated[Tensor, Kind("Noise")]  # unit normal, or scaled by noise_scale
 Mask = Annotated[Tensor, Kind("Mask")]  # float [B, 1, H, W]; 1 (white) is repainted, 0 is kept
 Output = Annotated[Tensor, Kind("Output")]  # what a network predicts: epsilon, x_0 or v
-Loss = Annotated[Tensor, Kind("Loss")]  # a scalar to be made small
+Loss = Annotated[Tensor, Kind("Loss")]  # to be made small: a scalar, or [B], one an image
+Weight = Annotated[Tensor, Kind("Weight")]  # [B], one factor an image, for a loss; or [1], the same for all
 Timestep = Annotated[int | float | Tensor, Kind("Timestep")]  # training index 0..T-1: one for all, or [B]
 Steps = Annotated[int | str, Kind("Steps")]  # a count, or a respacing such as "fast27"
 Condition = Annotated[Any, Kind("Condition")]  # a record of tensors with 1 or B rows, made by `model.condition`
@@ -32,7 +33,7 @@ State = Annotated[Any, Kind("State")]  # what a solver remembers between steps
 class RngState(NamedTuple):
     """One random stream an image. `states` [B, S] uint8: the state of a CPU torch.Generator for each."""
 
-    states: Tensor
+    states: Annotated[Tensor, Kind("RngBytes"), "B S"]
 
 
 Rng = Annotated[RngState, Kind("Rng", once=True), "B"]
@@ -46,16 +47,20 @@ class Tokens(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a denoiser gives. `value`: epsilon, x_0 or v; `variance`: raw output in [-1, 1] of a model that learns it."""
+    """What a denoiser gives. `value`: epsilon, x_0 or v; `variance`: raw output, about [-1, 1], where it is learned."""
 
     value: Annotated[Output, "B C H W"]
     variance: Annotated[Output, "B C H W"] | None = None
 
 
 class Step(NamedTuple):
-    """One step of a schedule. `index` counts from 0; `timestep` is what the model sees; `next` is where the step ends, -1 for data."""
+    """One step of a schedule.
 
-    index: int
+    `index` is its place in the whole schedule, from 0 (image to image starts later); `timestep` is what the model sees;
+    `next` is where the step ends, -1 for data.
+    """
+
+    index: int  # type: ignore[assignment]  # hides tuple.index
     timestep: Timestep
     next: Timestep
 
@@ -89,7 +94,7 @@ class Denoiser(Protocol):
 
 
 class Scheduler(Protocol):
-    """A noise schedule and the solver that walks it. All six are always called; one that a solver does not need is the identity."""
+    """A noise schedule and the solver that walks it. All six are always called; one not needed is the identity."""
 
     def schedule(self, steps: Steps, strength: float = 1.0) -> Annotated[list[Step], Fact(scheduler="@self")]: ...
 
