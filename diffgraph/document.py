@@ -7,6 +7,7 @@ Limits are checked event by event, so that no file can make the reader large, de
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -87,10 +88,8 @@ def read(path: str | Path) -> bytes:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise _refused(place, "no such file", _near_file(path)) from None
-    except IsADirectoryError:
-        raise _folder(path, place) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        if path.is_dir():  # Windows says that permission is denied
+        if os.path.isdir(path):
             raise _folder(path, place) from None
         reason = getattr(error, "strerror", None) or str(error)
         raise _refused(place, f"cannot be read: {reason}", "see its permissions, or copy it") from None
@@ -239,6 +238,8 @@ def _build(events: Iterator[Any], file: str) -> Tree | None:
             top = stack[-1] if stack else None
             key_wanted = top is not None and top.entries is not None and top.key is None
             if isinstance(event, yaml.ScalarEvent):
+                if not is_text(event.value):  # libyaml refuses it as well
+                    raise _refused(place, "half of a surrogate pair is not text", "write \\U and eight digits")
                 if top is not None and key_wanted:
                     top.key = (_key(event, top, place), place)
                     continue
