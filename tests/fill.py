@@ -46,7 +46,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def randomise(module: torch.nn.Module, seed: int = 0) -> None:
-    """Gives every tensor of a module random values of the scale of a trained one, so that none is zero and all matter."""
+    """Gives every tensor of a module random values of the scale of trained ones, so that every one matters."""
     generator = torch.Generator().manual_seed(seed)
     for value in module.state_dict().values():
         draw = torch.randn(value.shape, generator=generator)

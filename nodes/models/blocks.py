@@ -6,6 +6,7 @@ Letters: B batch, C channels, H W height and width, D features.
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import TypeVar
 
 import torch
@@ -55,23 +56,24 @@ def sinusoid(timestep: Tensor, width: int, *, cosine_first: bool, frequency_shif
     return F.pad(torch.cat(waves, dim=1), (0, width % 2))
 
 
-def timestep_rows(timestep: int | float | Tensor, rows: int, device: torch.device, port: str = "timestep") -> Tensor:
-    """A timestep as a tensor [rows]: one number for all rows, or a tensor with one for each.
+def timestep_rows(port: str, timestep: int | float | Tensor, rows: int, device: torch.device) -> Tensor:
+    """A timestep as fp32 [rows]: one number for all rows, or a tensor with one for each.
 
-    Raises PortError where it is negative, not finite, or not one a row. Numbers in a tensor on an accelerator are not
+    Raises PortError where it is negative, not finite, or not one a row. What a tensor on an accelerator holds is not
     looked at, since that would wait for it.
     """
-    if not isinstance(timestep, Tensor):
-        if isinstance(timestep, bool) or not isinstance(timestep, int | float):
-            raise PortError(port, f"must be a number or a tensor [{rows}], not {type(timestep).__name__}")
-        if not (math.isfinite(timestep) and timestep >= 0):
-            raise PortError(port, f"must be a training index, 0 or more, not {timestep}")
-        return torch.full((rows,), timestep, dtype=torch.float32, device=device)
-    if timestep.ndim > 1 or timestep.numel() not in (1, rows) or timestep.is_complex():
-        raise PortError(port, f"has shape {list(timestep.shape)}; expected a number or one a row, [{rows}]")
-    if timestep.device.type == "cpu" and not bool(((timestep >= 0) & (timestep < math.inf)).all()):
-        raise PortError(port, f"must hold training indices, 0 or more, not {timestep.tolist()}")
-    return timestep.to(device, torch.float32).expand(rows)
+    if isinstance(timestep, Tensor):
+        if timestep.shape not in ((), (rows,)) or timestep.is_complex() or timestep.dtype == torch.bool:
+            shape = list(timestep.shape)
+            raise PortError(port, f"is {timestep.dtype} of shape {shape}; expected a number, or one a row, [{rows}]")
+        if timestep.device.type == "cpu" and not bool(((timestep >= 0) & (timestep < math.inf)).all()):
+            raise PortError(port, f"must hold indices of the training schedule, 0 or more, not {timestep.tolist()}")
+        return timestep.to(device, torch.float32).expand(rows)
+    if isinstance(timestep, bool) or not isinstance(timestep, Real):
+        raise PortError(port, f"must be a number or a tensor [{rows}], not {type(timestep).__name__}")
+    if not 0 <= timestep < math.inf:
+        raise PortError(port, f"must be an index of the training schedule, 0 or more, not {timestep}")
+    return torch.full((rows,), float(timestep), dtype=torch.float32, device=device)
 
 
 def check_tensor(port: str, value: Tensor, shape: tuple[int | None, ...], device: torch.device) -> None:

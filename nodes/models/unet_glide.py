@@ -7,32 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...authoring import Bound, Component, Fact
+from ...authoring import Bound, Component, Fact, Kind
 from ...errors import InputError, PortError
 from ..kinds import Condition, Image, Mask, Prediction, Sample, Timestep, Tokens
 from .blocks import GroupNorm, LayerNorm, check_tensor, sinusoid, timestep_rows, zeroed
+from .text_glide import TextTransformer
 
 GROUPS = 32  # of every GroupNorm
 Count = Annotated[int, Bound(ge=1)]
+Features = Annotated[Tensor, Kind("Features")]  # numbers that only the network itself can read
 
 
 @dataclass(frozen=True)
 class UNetGLIDEConfig:
     """The shape of a GLIDE network; the defaults are the published base model.
 
-    image_size: height and width of the sample. low_res_size: of the image that an upsampler starts from; None: no upsampler.
+    image_size: height and width of the sample. low_res_size: of the image that an upsampler starts from; None: is none.
     inpaint: also sees a masked image and its mask. in_channels: of the sample. learn_variance: predicts a variance too.
     model_channels, channel_mult, num_res_blocks: width, its factor at each level, residual blocks a level.
     attention_sizes: heights of the feature maps that attend, on the grid that the network sees (after patches).
-    num_head_channels: width of a head of image attention. text_context, text_width, text_layers, text_heads, vocab_size: of
-    the text transformer. dropout: while training. patch_size: pixels a side folded into channels; 1 is the original.
-    prediction_type: what the prediction's value is. aug_level: an upsampler is told how noisy its low-resolution image is.
+    num_head_channels: width of a head of image attention. text_context, text_width, text_layers, text_heads,
+    vocab_size: of the text transformer. dropout: while training. patch_size: pixels a side folded into channels; 1 is
+    the original. prediction_type: what the prediction's value is. aug_level: an upsampler is told how noisy its
+    low-resolution image is.
     """
 
     image_size: Count = 64
@@ -41,9 +44,9 @@ class UNetGLIDEConfig:
     in_channels: Count = 3
     learn_variance: bool = True
     model_channels: Count = 192
-    channel_mult: tuple[int, ...] = (1, 2, 3, 4)
+    channel_mult: tuple[Count, ...] = (1, 2, 3, 4)
     num_res_blocks: Count = 3
-    attention_sizes: tuple[int, ...] = (32, 16, 8)
+    attention_sizes: tuple[Count, ...] = (32, 16, 8)
     num_head_channels: Count = 64
     text_context: Count = 128
     text_width: Count = 512
@@ -56,95 +59,31 @@ class UNetGLIDEConfig:
     aug_level: bool = False
 
     def __post_init__(self) -> None:
-        if not self.channel_mult or min(self.channel_mult) < 1:
-            raise InputError(
-                f"channel_mult: expected factors of at least 1, one a level, not {list(self.channel_mult)}"
-            )
-        if self.model_channels % GROUPS:
-            raise InputError(f"model_channels: {self.model_channels} is not a multiple of {GROUPS}")
-        if self.model_channels % self.num_head_channels:
-            raise InputError(
-                f"num_head_channels: {self.num_head_channels} does not divide model_channels {self.model_channels}"
-            )
-        if self.text_width % self.text_heads:
-            raise InputError(f"text_heads: {self.text_heads} does not divide text_width {self.text_width}")
+        if not self.channel_mult:
+            raise InputError("channel_mult: expected one factor a level, at least one level")
         multiple = self.patch_size * 2 ** (len(self.channel_mult) - 1)
-        if self.image_size % multiple:
-            raise InputError(
-                f"image_size: {self.image_size} is not a multiple of {multiple}, "
-                f"patch_size {self.patch_size} halved {len(self.channel_mult) - 1} times"
-            )
+        for name, value, divisor in (
+            ("model_channels", self.model_channels, GROUPS),
+            ("model_channels", self.model_channels, self.num_head_channels),
+            ("text_width", self.text_width, self.text_heads),
+            ("image_size", self.image_size, multiple),
+        ):
+            if value % divisor:
+                raise InputError(f"{name}: {value} is not a multiple of {divisor}, as this network needs")
         if self.aug_level and self.low_res_size is None:
             raise InputError("aug_level: only an upsampler has it", hint="set low_res_size")
 
 
 class GLIDECondition(NamedTuple):
-    """What a GLIDE network is told beside x_t and t; its rows are texts, or images of one text each.
+    """What a GLIDE network is told beside x_t and t; a row is a text, or an image and its text.
 
-    keys_values: for each attention layer in the order of the network, the text's keys and values [N, 2, heads, L, D];
-    embedding: added to the embedding of time [N, 4 * model_channels]; hint: channels set beside the sample [N, C, H, W].
+    keys_values: the text's keys and values for each attention layer, in the network's order, [N, 2, heads, L, D].
+    embedding: added to the embedding of time, [N, 4 * model_channels]. hint: channels beside the sample, [N, C, H, W].
     """
 
-    keys_values: list[Tensor]
-    embedding: Tensor
-    hint: Tensor | None
-
-
-class TextAttention(nn.Module):
-    """Self-attention of the text; rows of `c_qkv` are [head 0: q, k, v][head 1: ...]."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.c_qkv = nn.Linear(width, 3 * width)
-        self.c_proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, length, width = x.shape
-        qkv = self.c_qkv(x).view(n, length, self.heads, 3, width // self.heads)
-        q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind(0)  # N heads L D
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.c_proj(mixed.transpose(1, 2).reshape(n, length, width))
-
-
-class TextMLP(nn.Module):
-    """Two layers, four times as wide between them, with GELU."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.c_fc = nn.Linear(width, 4 * width)
-        self.c_proj = nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(F.gelu(self.c_fc(x)))
-
-
-class TextBlock(nn.Module):
-    """A layer of the text transformer, normalised before each branch [N, L, D] -> [N, L, D]."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.attn = TextAttention(width, heads)
-        self.ln_1 = LayerNorm(width)
-        self.mlp = TextMLP(width)
-        self.ln_2 = LayerNorm(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
-
-
-class TextTransformer(nn.Module):
-    """The layers over the text, all positions seeing all: no causal mask, none over padding."""
-
-    def __init__(self, width: int, layers: int, heads: int) -> None:
-        super().__init__()
-        self.resblocks = nn.ModuleList(TextBlock(width, heads) for _ in range(layers))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.resblocks:
-            x = block(x)
-        return x
+    keys_values: list[Features]
+    embedding: Features
+    hint: Features | None
 
 
 class ResBlock(nn.Module):
@@ -181,7 +120,8 @@ class ResBlock(nn.Module):
         h = self.in_layers[2](h)
         scale, shift = self.emb_layers(emb)[:, :, None, None].chunk(2, dim=1)  # B C 1 1
         h = self.out_layers[0](h) * (1 + scale) + shift
-        return self.skip_connection(x) + self.out_layers[1:](h)
+        out: Tensor = self.skip_connection(x) + self.out_layers[1:](h)
+        return out
 
 
 class AttentionBlock(nn.Module):
@@ -230,27 +170,24 @@ class Stage(nn.Sequential):
 
 
 class UNetGLIDE(nn.Module, Component, version=1):
-    """Text-conditioned U-Net of GLIDE (Nichol et al. 2021, arXiv:2112.10741, section 3; U-Net of Dhariwal and Nichol 2021).
+    """Text-conditioned U-Net of GLIDE (Nichol et al. 2021, arXiv:2112.10741, section 3.1 and appendix B).
 
-    One class for four networks: text to image, the upsampler (`low_res_size`), and the inpainting form of each (`inpaint`). A
-    network holds its own text transformer; `condition` runs it once, so that a denoising step never sees text.
+    One class for four networks: text to image, the upsampler (`low_res_size`), and the inpainting form of each
+    (`inpaint`). A network holds its own text transformer; `condition` runs it once, so denoising steps read none.
     """
 
     Config = UNetGLIDEConfig
     files = ("diffusion_pytorch_model",)
-    attributes = {"sample_shape": "in_channels image_size image_size"}  # noqa: RUF012  (mapping of the class, read only)
-    facts = {"space": "pixel", "prediction": "$prediction_type"}  # noqa: RUF012
-    siblings = {  # noqa: RUF012
-        "schedule": "scheduler_config.json:beta_schedule,beta_start,beta_end,num_train_timesteps"
-    }
+    attributes: ClassVar = {"sample_shape": "in_channels image_size image_size"}
+    facts: ClassVar = {"space": "pixel", "prediction": "$prediction_type"}
+    siblings: ClassVar = {"schedule": "scheduler_config.json:beta_schedule,beta_start,beta_end,num_train_timesteps"}
 
     def __init__(self, config: UNetGLIDEConfig) -> None:
         super().__init__()
         self.config = config
         self.sample_shape = [config.in_channels, config.image_size, config.image_size]
-        self.hint_channels = config.in_channels * (int(config.low_res_size is not None) + int(config.inpaint)) + int(
-            config.inpaint
-        )
+        self.hint_channels = (config.low_res_size is not None) * config.in_channels
+        self.hint_channels += config.inpaint * (config.in_channels + 1)
         width, time_width, folds = config.model_channels, 4 * config.model_channels, config.patch_size**2
 
         self.positional_embedding = nn.Parameter(torch.empty(config.text_context, config.text_width).normal_(std=0.02))
@@ -297,6 +234,7 @@ class UNetGLIDE(nn.Module, Component, version=1):
                 self.output_blocks.append(Stage(*layers))
         out = config.in_channels * (2 if config.learn_variance else 1) * folds
         self.out = nn.Sequential(GroupNorm(GROUPS, channels), nn.SiLU(), zeroed(nn.Conv2d(channels, out, 3, padding=1)))
+        self.attention_count = len(self._attention_blocks())
 
     def condition(
         self,
@@ -306,13 +244,13 @@ class UNetGLIDE(nn.Module, Component, version=1):
         image: Annotated[Image, "N in_channels image_size image_size", Fact(space="pixel")] | None = None,
         mask: Annotated[Mask, "N 1 image_size image_size"] | None = None,
     ) -> Annotated[Condition, "N", Fact(model="@self")]:
-        """Everything that does not change while denoising, computed once (section 3.1 of the paper).
+        """All that stays the same while denoising: what the text says to each attention layer (section 3.1).
 
-        tokens: padded ids; an empty text is all padding. low_res: for an upsampler, in [-1, 1], resized here (bilinear).
-        aug_level: where the config has it, the training index of the noise that low_res carries, 0 or more: a number, or [N].
-        image, mask: for an inpainting network, the source in [-1, 1] and where it is repainted (1; the network itself was
-        trained with 1 for what is kept, and is given that).
-        Returns a GLIDECondition of N rows. Raises PortError where an input is missing, not taken by this network, or misshapen.
+        tokens: padded ids; an empty text is all padding. low_res: for an upsampler, in [-1, 1], enlarged here.
+        aug_level: where the config has it, the training index of the noise that low_res carries: a number, or [N].
+        image, mask: for an inpainting network, the source in [-1, 1] and where it is repainted, 1 (the published
+        networks were trained with 1 for what is kept, and are given that).
+        Returns a GLIDECondition of N rows. Raises PortError where an input is missing, not taken here, or misshapen.
         """
         config, device = self.config, self.device
         ids, known = self._checked_tokens(tokens)
@@ -324,34 +262,31 @@ class UNetGLIDE(nn.Module, Component, version=1):
             ("mask", mask, config.inpaint),
         ):
             if taken and value is None:
-                raise PortError(port, "this network needs it", hint=f"wire {port}, or use weights of another network")
+                raise PortError(port, "this network needs it", hint=f"wire {port}, or use another network's weights")
             if not taken and value is not None:
-                raise PortError(
-                    port, "this network takes none", hint=f"leave {port} out, or use weights of another network"
-                )
+                raise PortError(port, "this network takes none", hint="leave it out, or use another network's weights")
 
         x = self.token_embedding(ids) + self.positional_embedding  # N L D
         x = torch.where(known[:, :, None], x, self.padding_embedding)
         x = self.final_ln(self.transformer(x))
-        embedding = self.transformer_proj(x[:, -1])
-        keys_values = [block.text_keys_values(x) for block in self.modules() if isinstance(block, AttentionBlock)]
-
+        keys_values = [block.text_keys_values(x) for block in self._attention_blocks()]
+        embedding = self.transformer_proj(x[:, -1])  # N 4*C
         if aug_level is not None:
-            level = timestep_rows(aug_level, rows, device, "aug_level")
-            waves = sinusoid(level, config.model_channels, cosine_first=True, frequency_shift=0)
-            embedding = embedding + self.aug_embed(waves.to(embedding.dtype))
+            level = timestep_rows("aug_level", aug_level, rows, device)
+            embedding = embedding + self.aug_embed(self._waves(level))
+
         hint: list[Tensor] = []
         if image is not None and mask is not None:
             check_tensor("image", image, (rows, *self.sample_shape), device)
             check_tensor("mask", mask, (rows, 1, *self.sample_shape[1:]), device)
+            if not bool(((mask >= 0) & (mask <= 1)).all()):
+                raise PortError("mask", "has values outside [0, 1]", hint="1 is repainted, 0 is kept")
             hint += [image * (1 - mask), 1 - mask]
         if low_res is not None:
-            check_tensor(
-                "low_res", low_res, (rows, config.in_channels, config.low_res_size, config.low_res_size), device
-            )
+            check_tensor("low_res", low_res, (rows, config.in_channels, *[config.low_res_size] * 2), device)
             hint.append(F.interpolate(low_res, self.sample_shape[1:], mode="bilinear", align_corners=False))
-        joined = torch.cat([part.to(embedding.dtype) for part in hint], dim=1) if hint else None
-        return GLIDECondition(keys_values, embedding, joined)
+        beside = torch.cat([part.to(embedding.dtype) for part in hint], dim=1) if hint else None  # N C H W
+        return GLIDECondition(keys_values, embedding, beside)
 
     def forward(
         self,
@@ -361,19 +296,17 @@ class UNetGLIDE(nn.Module, Component, version=1):
     ) -> Annotated[Prediction, "B in_channels image_size image_size"]:
         """Predicts epsilon (or what `prediction_type` says) and, where it is learned, the variance, from x_t and t.
 
-        sample: x_t [B, C, H, W], any floating-point dtype, in which the prediction comes too. timestep: index of the training
-        schedule, not of the respaced one; a number, or [B]. condition: what `condition` of this network gave, B rows.
+        sample: x_t [B, C, H, W] of any floating-point dtype; the prediction has it too. timestep: index of the training
+        schedule, not of the respaced one; a number, or [B]. condition: what this network's `condition` gave, B rows.
         Raises PortError where one of them has another shape or device, or the condition is another network's.
         """
-        config, dtype = self.config, self.token_embedding.weight.dtype
+        config = self.config
         check_tensor("sample", sample, (None, *self.sample_shape), self.device)
-        rows = sample.shape[0]
-        told = self._checked_condition(condition, rows)
-        time = timestep_rows(timestep, rows, sample.device)
-        waves = sinusoid(time, config.model_channels, cosine_first=True, frequency_shift=0)
-        emb = self.time_embed(waves.to(dtype)) + told.embedding  # B 4*C
+        told = self._checked_condition(condition, sample.shape[0])
+        time = timestep_rows("timestep", timestep, sample.shape[0], self.device)
+        emb = self.time_embed(self._waves(time)) + told.embedding  # B 4*C
 
-        x = sample.to(dtype)
+        x = sample.to(emb.dtype)
         if told.hint is not None:
             x = torch.cat([x, told.hint], dim=1)
         x = F.pixel_unshuffle(x, config.patch_size) if config.patch_size > 1 else x
@@ -394,6 +327,15 @@ class UNetGLIDE(nn.Module, Component, version=1):
         """Where the parameters are."""
         return self.token_embedding.weight.device
 
+    def _waves(self, timestep: Tensor) -> Tensor:
+        """Time [B] as waves [B, C], cosines first, in the dtype of the network."""
+        waves = sinusoid(timestep, self.config.model_channels, cosine_first=True, frequency_shift=0)
+        return waves.to(self.token_embedding.weight.dtype)
+
+    def _attention_blocks(self) -> list[AttentionBlock]:
+        """The attention layers, in the order in which `forward` comes to them."""
+        return [module for module in self.modules() if isinstance(module, AttentionBlock)]
+
     def _checked_tokens(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """The ids and the mask of tokens that fit the text transformer."""
         length, vocabulary = self.config.text_context, self.config.vocab_size
@@ -413,16 +355,11 @@ class UNetGLIDE(nn.Module, Component, version=1):
     def _checked_condition(self, condition: object, rows: int) -> GLIDECondition:
         """The condition, if it is of this network and has these rows."""
         if not isinstance(condition, GLIDECondition):
-            raise PortError("condition", f"is a {type(condition).__name__}, not what `condition` of this network gives")
-        width, hint = condition.embedding.shape[1], condition.hint
-        layers = sum(isinstance(block, AttentionBlock) for block in self.modules())
-        channels = 0 if hint is None else hint.shape[1]
-        if (
-            width != self.time_embed[2].out_features
-            or len(condition.keys_values) != layers
-            or channels != self.hint_channels
-        ):
-            raise PortError("condition", "is of another network", hint="wire what `condition` of this network gives")
+            raise PortError("condition", f"is a {type(condition).__name__}, not what this network's `condition` gives")
+        channels = 0 if condition.hint is None else condition.hint.shape[1]
+        found = (len(condition.keys_values), condition.embedding.shape[1], channels)
+        if found != (self.attention_count, 4 * self.config.model_channels, self.hint_channels):
+            raise PortError("condition", "is of another network", hint="wire what this network's `condition` gives")
         if condition.embedding.shape[0] != rows:
             raise PortError(
                 "condition",
