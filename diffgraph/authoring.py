@@ -151,18 +151,25 @@ class Component:
         class UNet2D(torch.nn.Module, Component, version=1):
             Config = UNet2DConfig
             attributes = {"sample_shape": "in_channels sample_size sample_size"}
+            published = ("UNet2DModel",)
+            files = ("diffusion_pytorch_model",)
             facts = {"space": "pixel"}
             siblings = {"prediction": "scheduler_config.json:prediction_type"}
 
-    config_file: the file that holds the config. files: what else is read, as alternatives of names split by blanks; the
-    stem `NAME.safetensors` stands for its sharded and pickled forms too. attributes: whole numbers, or lists of them, worked out
-    from config fields and readable in a graph as `$model.sample_shape`. facts: of the component itself. siblings: facts taken from
-    another config of the same repository, as `file:field,field`. keys: patterns and replacements from published names of tensors
-    to ours, applied in order. ignored: published config keys that do not change what is computed.
+    published: the classes of published repositories that this one reads, the first is what it writes; any where empty.
+    config_file: the file that holds the config. files: what else is read; for each thing needed, alternatives split by
+    blanks, of which the first that exists is taken. A name without a suffix stands for tensors in all their published
+    forms (NAME.safetensors, shards, variants, pickles); a "?" at the end says that none need exist. A torch module
+    names its tensors so. attributes: whole numbers, or lists of them, worked out from config fields and readable in a
+    graph as `$model.sample_shape`. facts: of the component itself. siblings: facts taken from another config of the
+    same repository, as `file:field,field`. keys: patterns and replacements from published names of tensors to ours,
+    applied in order; a name that becomes empty is left out. ignored: published config keys that do not change what is
+    computed. metadata: what a published config says besides the fields; kept, and written back.
     """
 
     version: ClassVar[int]
     Config: ClassVar[type]
+    published: ClassVar[tuple[str, ...]] = ()
     config_file: ClassVar[str] = "config.json"
     files: ClassVar[tuple[str, ...]] = ()
     attributes: ClassVar[Mapping[str, str]] = {}
@@ -172,7 +179,7 @@ class Component:
     ignored: ClassVar[frozenset[str]] = frozenset()
 
     config: Any
-    metadata: dict[str, Any]
+    metadata: Mapping[str, Any] = {}
 
     def __init_subclass__(cls, version: int | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -203,6 +210,7 @@ class Component:
     ) -> Self:
         """Loads from a local folder or a Hub repository ("org/repo"); keywords replace fields of the config.
 
+        variant: which set of weights, such as "fp16". dtype, device: of a torch module; else float32 on the CPU.
         Raises WeightsError where a file is missing, damaged or of another model, HubError where the Hub is not reached.
         """
         from .weights import load_pretrained
@@ -244,7 +252,7 @@ running_notes: ContextVar[Callable[[str], None] | None] = ContextVar("diffgraph_
 
 
 def target() -> Target:
-    """Where the run that calls this node computes, for nodes that make tensors from nothing. Outside a run: CPU, float32."""
+    """Where the run that calls this computes, for nodes that make tensors from nothing. Outside a run: CPU, float32."""
     return running_target.get() or Target()
 
 

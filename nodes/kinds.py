@@ -80,6 +80,9 @@ class Stepped(NamedTuple):
     rng: Annotated[Rng, "B"]
 
 
+SPACE = Fact(space="?space")  # pixels, or the latents of one autoencoder: the same in all ports of one use
+
+
 class Denoiser(Protocol):
     """A model that sees a noisy sample and predicts noise, data or velocity."""
 
@@ -87,7 +90,7 @@ class Denoiser(Protocol):
 
     def __call__(
         self,
-        sample: Annotated[Sample, "B C H W", Fact(space="?space")],
+        sample: Annotated[Sample, "B C H W", SPACE],
         timestep: Timestep,
         condition: Annotated[Condition, "B", Fact(model="@self")] | None = None,
     ) -> Annotated[Prediction, "B C H W", Fact(space="?space", prediction="?prediction", schedule="?schedule")]: ...
@@ -102,30 +105,30 @@ class Scheduler(Protocol):
         self,
         noise: Annotated[Noise, "B C H W"],
         schedule: Annotated[list[Step], Fact(scheduler="@self")],
-        sample: Annotated[Sample, "B C H W"] | None = None,
-    ) -> Annotated[Started, "B C H W", Fact(scheduler="@self")]: ...
+        sample: Annotated[Sample, "B C H W", SPACE] | None = None,
+    ) -> Annotated[Started, "B C H W", SPACE, Fact(scheduler="@self")]: ...
 
     def scale_input(
-        self, sample: Annotated[Sample, "B C H W"], step: Annotated[Step, Fact(scheduler="@self")]
-    ) -> Annotated[Sample, "B C H W"]: ...
+        self, sample: Annotated[Sample, "B C H W", SPACE], step: Annotated[Step, Fact(scheduler="@self")]
+    ) -> Annotated[Sample, "B C H W", SPACE]: ...
 
     def original(
         self,
-        prediction: Annotated[Prediction, "B C H W"],
-        sample: Annotated[Sample, "B C H W"],
+        prediction: Annotated[Prediction, "B C H W", SPACE],
+        sample: Annotated[Sample, "B C H W", SPACE],
         step: Annotated[Step, Fact(scheduler="@self")],
-    ) -> Annotated[Sample, "B C H W"]: ...
+    ) -> Annotated[Sample, "B C H W", SPACE]: ...
 
     def step(
         self,
-        prediction: Annotated[Prediction, "B C H W"],
-        sample: Annotated[Sample, "B C H W"],
+        prediction: Annotated[Prediction, "B C H W", SPACE],
+        sample: Annotated[Sample, "B C H W", SPACE],
         step: Annotated[Step, Fact(scheduler="@self")],
         state: Annotated[State, Fact(scheduler="@self")],
         rng: Annotated[Rng, "B"],
-        original: Annotated[Sample, "B C H W"] | None = None,
-    ) -> Annotated[Stepped, "B C H W", Fact(scheduler="@self")]: ...
+        original: Annotated[Sample, "B C H W", SPACE] | None = None,
+    ) -> Annotated[Stepped, "B C H W", SPACE, Fact(scheduler="@self")]: ...
 
     def add_noise(
-        self, sample: Annotated[Sample, "B C H W"], noise: Annotated[Noise, "B C H W"], timestep: Timestep
-    ) -> Annotated[Sample, "B C H W"]: ...
+        self, sample: Annotated[Sample, "B C H W", SPACE], noise: Annotated[Noise, "B C H W"], timestep: Timestep
+    ) -> Annotated[Sample, "B C H W", SPACE]: ...

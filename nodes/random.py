@@ -1,0 +1,84 @@
+"""Random streams and what is drawn from them. A stream is a value, used once: each draw gives the next one."""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple
+
+from ..authoring import Bound, node, target
+from .draw import fork, normal, seeded, whole
+from .kinds import Noise, Rng, Timestep
+
+
+class Drawn(NamedTuple):
+    """Noise, and the stream after it."""
+
+    sample: Annotated[Noise, "B ..."]
+    rng: Annotated[Rng, "B"]
+
+
+class Forked(NamedTuple):
+    """Two streams that share nothing."""
+
+    first: Annotated[Rng, "B"]
+    second: Annotated[Rng, "B"]
+
+
+class DrawnTimestep(NamedTuple):
+    """Training timesteps, and the stream after them."""
+
+    timestep: Annotated[Timestep, "B"]
+    rng: Annotated[Rng, "B"]
+
+
+@node("Rng", version=1)
+def rng(
+    seed: Annotated[int, Bound(ge=0, lt=2**64)],
+    batch: Annotated[int, Bound(ge=1)] = 1,
+) -> Annotated[Rng, "batch"]:
+    """One random stream an image; image i has that of seed + i, as torch.Generator().manual_seed(seed + i) starts it.
+
+    So its draws are bitwise those of the image made alone. torch takes 32 bits of a seed: seeds that differ by 2**32
+    are the same stream. seed + i counts modulo 2**64.
+    """
+    return seeded(range(seed, seed + batch))
+
+
+@node("Fork", version=1)
+def fork_rng(rng: Annotated[Rng, "B"]) -> Annotated[Forked, "B"]:
+    """Two independent streams from one, which is used up. Each image's depend on its own stream alone.
+
+    Both are derived from the whole state by SHAKE-256, so they meet neither each other, nor the first stream, nor that
+    of any seed. Fork again for more.
+    """
+    first, second = fork(rng, ("first", "second"))
+    return Forked(first, second)
+
+
+@node("GaussianNoise", version=1)
+def gaussian_noise(
+    shape: Annotated[list[int], Bound(ge=1)],
+    rng: Annotated[Rng, "B"],
+    scale: Annotated[float, Bound(ge=0)] = 1.0,
+) -> Annotated[Drawn, "B *shape"]:
+    """Unit normal noise times `scale`: sample [B, *shape], and the stream after it.
+
+    shape: of one image, without the batch. Drawn in float32 on the CPU, image by image, then moved to the device and
+    dtype of the run: for one image, torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed)).
+    """
+    import torch
+
+    noise, rng = normal(rng, shape)
+    where = target()
+    return Drawn((noise * scale if scale != 1 else noise).to(where.device, getattr(torch, where.dtype)), rng)
+
+
+@node("RandomTimestep", version=1)
+def random_timestep(
+    num_train_timesteps: Annotated[int, Bound(ge=1)],
+    rng: Annotated[Rng, "B"],
+) -> Annotated[DrawnTimestep, "B"]:
+    """A training timestep an image, each of 0..num_train_timesteps-1 equally likely: int64 [B], and the stream after
+    it.
+    """
+    timestep, rng = whole(rng, num_train_timesteps)
+    return DrawnTimestep(timestep.to(target().device), rng)

@@ -1,0 +1,283 @@
+"""What the schedulers of a discrete-time Gaussian process share: its config, x_0 from a prediction, and the training
+side.
+
+x_t = sqrt(alpha_cumprod_t) x_0 + sqrt(1 - alpha_cumprod_t) epsilon (Ho et al. 2020, arXiv:2006.11239, eq. 4). Imports
+no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite, sqrt
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+
+from ...authoring import Bound, Fact
+from ...errors import PortError
+from ..draw import normal
+from ..kinds import SPACE, Noise, Output, Prediction, RngState, Sample, Started, Step, Steps, Timestep, Weight
+from .noise_schedule import (
+    BetaSchedule,
+    PredictionType,
+    Spacing,
+    beta_table,
+    dynamic_threshold,
+    respaced_timesteps,
+    spaced_timesteps,
+    wide,
+    zero_terminal_snr,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from .noise_schedule import Table
+
+SCHEDULE = "$beta_schedule,$beta_start,$beta_end,$num_train_timesteps"
+PREDICTED = Fact(prediction="$prediction_type", schedule=SCHEDULE)
+Weighting = Literal["constant", "min_snr", "min_snr_plus_one"]
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The fields of a published scheduler_config.json that the schedulers of this process share.
+
+    num_train_timesteps: T. beta_schedule, beta_start, beta_end, or the betas themselves in trained_betas: the noise
+    schedule. rescale_betas_zero_snr: brings the last alpha_cumprod to 0. prediction_type: what the network's value is.
+    thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of x_0; else clip_sample: clips x_0
+    to +-clip_sample_range. timestep_spacing, steps_offset: where a count of steps leads. respaced: a count N is read as
+    the respacing "N" of OpenAI's process, and spacing and offset are not used.
+    """
+
+    num_train_timesteps: Annotated[int, Bound(ge=1, le=100_000)] = 1000
+    beta_start: Annotated[float, Bound(gt=0, lt=1)] = 0.0001
+    beta_end: Annotated[float, Bound(gt=0, lt=1)] = 0.02
+    beta_schedule: BetaSchedule = "linear"
+    trained_betas: tuple[Annotated[float, Bound(gt=0, le=1)], ...] | None = None
+    rescale_betas_zero_snr: bool = False
+    prediction_type: PredictionType = "epsilon"
+    clip_sample: bool = True
+    clip_sample_range: Annotated[float, Bound(gt=0)] = 1.0
+    thresholding: bool = False
+    dynamic_thresholding_ratio: Annotated[float, Bound(ge=0, le=1)] = 0.995
+    sample_max_value: Annotated[float, Bound(ge=1)] = 1.0
+    timestep_spacing: Spacing = "leading"
+    steps_offset: Annotated[int, Bound(ge=0)] = 0
+    respaced: bool = False
+
+
+class DiscreteDiffusion:
+    """A discrete-time Gaussian diffusion process: the part of a scheduler that does not depend on the solver."""
+
+    config_file: ClassVar[str] = "scheduler_config.json"
+    facts: ClassVar[Mapping[str, str]] = {"prediction": "$prediction_type", "schedule": SCHEDULE}
+    config: Any
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        """Works out the table of alpha_cumprod. Raises PortError for a config that has none."""
+        self.config = config
+        if config.trained_betas is None:
+            betas = beta_table(config.beta_schedule, config.beta_start, config.beta_end, config.num_train_timesteps)
+        else:
+            betas = np.array(config.trained_betas, dtype=np.float64)
+        if len(betas) != config.num_train_timesteps:
+            raise PortError(
+                "trained_betas", f"{len(betas)} are given for num_train_timesteps {config.num_train_timesteps}"
+            )
+        if config.rescale_betas_zero_snr:
+            if len(betas) < 2:
+                raise PortError("rescale_betas_zero_snr", "needs at least two timesteps")
+            betas = zero_terminal_snr(betas)
+        self.alpha_cumprod: Table = np.cumprod(1 - betas)
+        self._with_data = np.concatenate([[1.0], self.alpha_cumprod])  # by timestep + 1, so that -1 is the data
+        if not (np.diff(self._with_data) < 0).all() or self._with_data[-1] < 0:
+            raise PortError("beta_schedule", "alpha_cumprod must fall at every timestep, from below 1 to 0 or more")
+
+    # sampling
+
+    def _listed(self, steps: Steps) -> list[int]:
+        """The timesteps of a run, in descending order."""
+        config = self.config
+        if isinstance(steps, str) or config.respaced:
+            if isinstance(steps, bool) or not isinstance(steps, int | str):
+                raise PortError("steps", f"got {steps!r}; expected a whole number, or a respacing such as 'fast27'")
+            return respaced_timesteps(str(steps), config.num_train_timesteps)
+        return spaced_timesteps(steps, config.timestep_spacing, config.num_train_timesteps, config.steps_offset)
+
+    def start(
+        self,
+        noise: Annotated[Noise, "B C H W"],
+        schedule: Annotated[list[Step], Fact(scheduler="@self")],
+        sample: Annotated[Sample, "B C H W", SPACE] | None = None,
+    ) -> Annotated[Started, "B C H W", SPACE, Fact(scheduler="@self")]:
+        """What the solver starts from: the noise, or a given sample noised to the first timestep of the schedule.
+
+        Raises PortError where the schedule starts part-way (strength below 1) and no sample is given.
+        """
+        if sample is None:
+            if not schedule or schedule[0].index > 0:
+                raise PortError(
+                    "sample", "a schedule with strength below 1 starts from one", hint="wire it, or set strength: 1"
+                )
+            return Started(noise, None)
+        self._same_shape("sample", sample, noise)
+        return Started(self.add_noise(sample, noise, schedule[0].timestep) if schedule else sample, None)
+
+    def scale_input(
+        self, sample: Annotated[Sample, "B C H W", SPACE], step: Annotated[Step, Fact(scheduler="@self")]
+    ) -> Annotated[Sample, "B C H W", SPACE]:
+        """The sample as the model sees it: the identity, since x_t keeps unit variance."""
+        return sample
+
+    def original(
+        self,
+        prediction: Annotated[Prediction, "B C H W", PREDICTED, SPACE],
+        sample: Annotated[Sample, "B C H W", SPACE],
+        step: Annotated[Step, Fact(scheduler="@self")],
+    ) -> Annotated[Sample, "B C H W", SPACE]:
+        """The clean estimate x_0 from a prediction at x_t, thresholded or clipped as the config says.
+
+        Raises PortError where the shapes differ, or where epsilon is predicted and alpha_cumprod is 0.
+        """
+        return self._original(prediction, wide(sample), step).to(sample.dtype)
+
+    def _original(self, prediction: Prediction, sample: Tensor, step: Step) -> Tensor:
+        """`original` in full precision."""
+        config, alpha_cumprod = self.config, self._at(step.timestep)
+        self._same_shape("prediction", prediction.value, sample)
+        original = self._estimate(wide(prediction.value), sample, sqrt(alpha_cumprod), sqrt(1 - alpha_cumprod))
+        if config.thresholding:
+            return dynamic_threshold(original, config.dynamic_thresholding_ratio, config.sample_max_value)
+        if config.clip_sample:
+            return original.clamp(-config.clip_sample_range, config.clip_sample_range)
+        return original
+
+    def _estimate(self, value: Tensor, sample: Tensor, of_sample: float | Tensor, of_noise: float | Tensor) -> Tensor:
+        """x_0, as it comes, from a network's value at x_t; of_sample, of_noise: what x_t has of x_0 and of epsilon."""
+        if self.config.prediction_type == "v_prediction":
+            return of_sample * sample - of_noise * value
+        if self.config.prediction_type == "sample":
+            return value
+        if not (of_sample if isinstance(of_sample, float) else bool((of_sample > 0).all())):
+            raise PortError(
+                "prediction",
+                "is of epsilon at a timestep where alpha_cumprod is 0, which says nothing about x_0",
+                hint="use a v_prediction or sample network with rescale_betas_zero_snr, or start at a lower timestep",
+            )
+        return (sample - of_noise * value) / of_sample
+
+    def _noise_like(self, sample: Tensor, rng: RngState) -> tuple[Tensor, RngState]:
+        """Unit normal noise of the sample's shape, float32 on its device, and the streams after it."""
+        if len(rng.states) != sample.shape[0]:
+            raise PortError("rng", f"{len(rng.states)} streams for {sample.shape[0]} samples; one each is needed")
+        noise, rng = normal(rng, sample.shape[1:])
+        return noise.to(sample.device), rng
+
+    # training
+
+    def add_noise(
+        self, sample: Annotated[Sample, "B C H W", SPACE], noise: Annotated[Noise, "B C H W"], timestep: Timestep
+    ) -> Annotated[Sample, "B C H W", SPACE]:
+        """x_t from x_0 and epsilon. timestep: 0..T-1, or -1 for data, where it is the identity; a number, or [B]."""
+        self._same_shape("noise", noise, sample)
+        if not hasattr(timestep, "ndim") and timestep == -1:
+            return sample
+        of_sample, of_noise = self._factors(timestep, sample)
+        return (of_sample * wide(sample) + of_noise * wide(noise)).to(sample.dtype)
+
+    def velocity(
+        self, sample: Annotated[Sample, "B C H W", SPACE], noise: Annotated[Noise, "B C H W"], timestep: Timestep
+    ) -> Annotated[Output, "B C H W"]:
+        """v = sqrt(alpha_cumprod) epsilon - sqrt(1 - alpha_cumprod) x_0 (Salimans and Ho 2022, arXiv:2202.00512)."""
+        self._same_shape("noise", noise, sample)
+        of_sample, of_noise = self._factors(timestep, sample)
+        return (of_sample * wide(noise) - of_noise * wide(sample)).to(sample.dtype)
+
+    def target(
+        self, sample: Annotated[Sample, "B C H W", SPACE], noise: Annotated[Noise, "B C H W"], timestep: Timestep
+    ) -> Annotated[Output, "B C H W", PREDICTED, SPACE]:
+        """What a network of this prediction type is trained to give at x_t: epsilon, x_0 or v."""
+        self._same_shape("noise", noise, sample)
+        if self.config.prediction_type == "v_prediction":
+            return self.velocity(sample, noise, timestep)
+        return noise if self.config.prediction_type == "epsilon" else sample
+
+    def snr(self, timestep: Timestep) -> Annotated[Weight, "B"]:
+        """The signal-to-noise ratio alpha_cumprod / (1 - alpha_cumprod), float32 [B], or [1] for a number. 0..T-1."""
+        return self._rows(self.alpha_cumprod / (1 - self.alpha_cumprod), timestep)
+
+    def loss_weight(
+        self, timestep: Timestep, weighting: Weighting = "constant", gamma: Annotated[float, Bound(gt=0)] = 5.0
+    ) -> Annotated[Weight, "B"]:
+        """The factor on the squared error of this prediction type, float32 [B], or [1] for a number.
+
+        "constant": 1. "min_snr": min(SNR, gamma) in terms of x_0 (Hang et al. 2023, arXiv:2303.09556);
+        "min_snr_plus_one": min(SNR + 1, gamma) in terms of x_0, that is the v loss, bounded. An error of epsilon is SNR
+        times that of x_0 (both squared), an error of v is SNR + 1 times, so each weight is divided by that. Raises
+        PortError for another word, and where SNR is 0 and a network of epsilon would get an infinite weight.
+        """
+        snr = self.alpha_cumprod / (1 - self.alpha_cumprod)
+        if weighting == "constant":
+            return self._rows(np.ones_like(snr), timestep)
+        if weighting not in ("min_snr", "min_snr_plus_one"):
+            raise PortError("weighting", f"{weighting!r} is unknown; allowed: constant, min_snr, min_snr_plus_one")
+        wanted = snr if weighting == "min_snr" else snr + 1
+        own = {"epsilon": snr, "v_prediction": snr + 1, "sample": np.ones_like(snr)}[self.config.prediction_type]
+        if not own.all():
+            raise PortError("weighting", f"{weighting} is infinite where SNR is 0", hint="train v_prediction or sample")
+        return self._rows(np.minimum(wanted, gamma) / own, timestep)
+
+    # tables
+
+    def _at(self, timestep: Any) -> float:
+        """alpha_cumprod at one timestep; 1 at -1, the data."""
+        if isinstance(timestep, bool) or not -1 <= timestep < len(self.alpha_cumprod) or timestep != int(timestep):
+            raise PortError(
+                "timestep", f"got {timestep!r}; allowed: whole numbers from 0 to {len(self.alpha_cumprod) - 1}"
+            )
+        return float(self._with_data[int(timestep) + 1])
+
+    def _factors(self, timestep: Any, like: Tensor) -> tuple[float | Tensor, float | Tensor]:
+        """sqrt(alpha_cumprod) and sqrt(1 - alpha_cumprod): numbers, or for timesteps [B] tensors that broadcast over
+        `like`.
+        """
+        if not hasattr(timestep, "ndim") or timestep.ndim == 0:
+            alpha_cumprod = self._at(timestep.item() if hasattr(timestep, "item") else timestep)
+            return sqrt(alpha_cumprod), sqrt(1 - alpha_cumprod)
+        if timestep.shape[0] not in (1, like.shape[0]):
+            raise PortError("timestep", f"{timestep.shape[0]} are given for {like.shape[0]} samples")
+        shape = (-1, *(1,) * (like.ndim - 1))
+        of_sample = self._rows(np.sqrt(self._with_data), timestep, first=-1)
+        of_noise = self._rows(np.sqrt(1 - self._with_data), timestep, first=-1)
+        return of_sample.to(like.device).reshape(shape), of_noise.to(like.device).reshape(shape)
+
+    def _rows(self, table: Any, timestep: Any, first: int = 0) -> Tensor:
+        """The entries of a table, whose first is for timestep `first`, as float32 [B] beside the timesteps."""
+        import torch
+
+        index = torch.as_tensor(timestep).reshape(-1)
+        low, high = (int(index.min()), int(index.max())) if index.numel() else (first, first)
+        if index.is_floating_point() or index.dtype == torch.bool or not first <= low <= high < first + len(table):
+            raise PortError(
+                "timestep",
+                f"got {index.dtype} from {low} to {high}; allowed: whole numbers to {len(self.alpha_cumprod) - 1}",
+            )
+        return torch.as_tensor(table, dtype=torch.float32, device=index.device)[index - first]
+
+    @staticmethod
+    def _same_shape(port: str, value: Tensor, sample: Tensor) -> None:
+        if value.shape != sample.shape:
+            raise PortError(port, f"shape {list(value.shape)}; expected {list(sample.shape)}, like the sample")
+
+
+def part_of(listed: list[Step], strength: float) -> list[Step]:
+    """The last part of a schedule, from which image to image starts: floor(N * strength) of its N steps.
+
+    Raises PortError where strength is not in 0..1.
+    """
+    if isinstance(strength, bool) or not isfinite(strength) or not 0 <= strength <= 1:
+        raise PortError("strength", f"got {strength!r}; allowed: 0 (the sample itself) to 1 (from noise alone)")
+    return listed[len(listed) - int(len(listed) * strength) :]
