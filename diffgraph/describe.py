@@ -6,7 +6,6 @@ file and keeps the answer in the index (registry.py). Live classes and functions
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import inspect
 import json
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .authoring import Bound, Component, Fact, FileMark, Kind, NodeMark
+from .config import fields_of
 from .ports import ANY, BOOL, FLOAT, INT, TEXT, UNSET, Port, Type, port_to_json
 
 _SCALARS: dict[Any, Type] = {
@@ -139,13 +139,6 @@ def describe_function(function: Any) -> dict[str, Any]:
 
 def describe_component(cls: Any) -> dict[str, Any]:
     name = cls.__name__
-    hints = get_type_hints(cls.Config, include_extras=True)
-    fields: dict[str, Any] = {}
-    for f in dataclasses.fields(cls.Config):
-        default: Any = f.default if f.default is not dataclasses.MISSING else UNSET
-        if f.default_factory is not dataclasses.MISSING:
-            default = f.default_factory()
-        fields[f.name] = port_to_json(read_annotation(hints[f.name], f"{name}.{f.name}", default))
     methods = {}
     for attribute in dir(cls):
         member = inspect.getattr_static(cls, attribute)
@@ -165,7 +158,8 @@ def describe_component(cls: Any) -> dict[str, Any]:
         methods["__call__" if attribute == "forward" else attribute] = method
     return {
         "role": "component", "name": name, "version": cls.version, "module": cls.__module__, "qualname": cls.__qualname__,
-        "doc": _doc(cls), "methods": methods, "fields": fields, "config_file": cls.config_file, "files": list(cls.files),
+        "doc": _doc(cls), "methods": methods, "config": [spec.to_json() for spec in fields_of(cls.Config).values()],
+        "config_file": cls.config_file, "files": list(cls.files),
         "attributes": dict(cls.attributes), "facts": dict(cls.facts), "siblings": dict(cls.siblings),
         "keys": [list(pair) for pair in cls.keys], "ignored": sorted(cls.ignored),
         "published": list(getattr(cls, "published", ())),

@@ -7,8 +7,8 @@ one wire: a type, dimensions, facts and, where it is known, the very value. `Uni
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from math import isfinite
 from typing import Any, Literal
@@ -189,16 +189,22 @@ def parse_dim(text: str, symbol: Any) -> Dim:
 
 @dataclass(slots=True)
 class Value:
-    """What the checker knows of a wire. `facts` map to a word, or to a variable that starts with `?`."""
+    """What the checker knows of a wire. `facts` map to a word, or to a variable that starts with `?`.
+
+    `literal` is the value where every run has the same; a number that a user may change is a symbol there, and `known` is what
+    it is this time. `stream` tells values apart that one use consumes.
+    """
 
     type: Type
     dims: Dims | None = None
     facts: dict[str, str] = field(default_factory=dict)
     literal: Any = UNSET
+    known: Any = UNSET
     fields: dict[str, Value] = field(default_factory=dict)
     item: Value | None = None
     maybe: bool = False
     component: Any = None
+    stream: int = 0
 
     def describe(self, unifier: Unifier) -> str:
         """The value in words, such as `Sample [B, 3, 64, 64]`."""
@@ -269,6 +275,12 @@ class Unifier:
     def fresh(self) -> int:
         self._count += 1
         return self._count
+
+    def snapshot(self) -> tuple[dict[str, Dim], dict[str, Dims], dict[str, str]]:
+        return dict(self._dims), dict(self._rests), dict(self._facts)
+
+    def restore(self, state: tuple[dict[str, Dim], dict[str, Dims], dict[str, str]]) -> None:
+        self._dims, self._rests, self._facts = state
 
     # dimensions
 
@@ -366,7 +378,7 @@ class Unifier:
         own = {name: word for name, text in port.facts if (word := use.fact(text)) is not None}
         merged = {**(facts or {}), **own}
         shape = dims if dims is not None else (use.dims(port.shape) if port.shape is not None else None)
-        value = Value(port.type, shape, merged, maybe=port.optional)
+        value = Value(port.type, shape, merged, maybe=port.optional, stream=self.fresh() if port.type.once else 0)
         if port.type.form == "record":
             inner = Use(self, use.names, use.identity)
             value.fields = {name: self.instance(p, inner, facts=merged) for name, p in port.type.fields}
@@ -420,10 +432,11 @@ class Unifier:
             if bindings is not None:
                 self._bind(want.name, value, bindings)
             return
-        if not isinstance(value.literal, Unset | Dim):
-            if problem := literal_problem(value.literal, port):
+        exact = value.known if isinstance(value.literal, Unset | Dim) else value.literal
+        if not isinstance(exact, Unset | Dim):
+            if problem := literal_problem(exact, port):
                 raise Mismatch(problem)
-            if have.form != "component":
+            if isinstance(value.literal, list):
                 return
         if want.form == "list" and have.form == "list":
             if want.item is not None and value.item is not None:
@@ -552,11 +565,3 @@ def port_from_json(data: Mapping[str, Any]) -> Port:
     return Port(
         kind, data.get("shape"), facts, bound, data.get("optional", False), default, data.get("help", "")
     )
-
-
-def with_default(port: Port, default: Any) -> Port:
-    return replace(port, default=default)
-
-
-def fits_literal(values: Sequence[Any], port: Port) -> bool:
-    return all(literal_problem(value, port) is None for value in values)

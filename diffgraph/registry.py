@@ -20,8 +20,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from .config import FieldSpec, ValueType
 from .errors import DiffgraphError, InputError, nearest
-from .ports import Port, Type, port_from_json
+from .ports import UNSET, Port, Type, port_from_json
 
 INDEX_FORMAT = 1
 BUILT_IN = "diffgraph.nodes"
@@ -52,6 +53,7 @@ class NodeType:
     doc: str = ""
     methods: Mapping[str, Method] = field(default_factory=dict)
     fields: Mapping[str, Port] = field(default_factory=dict)
+    config: Mapping[str, FieldSpec] = field(default_factory=dict)
     config_file: str = "config.json"
     files: tuple[str, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
@@ -61,6 +63,7 @@ class NodeType:
     ignored: frozenset[str] = frozenset()
     published: tuple[str, ...] = ()
     trainable: bool = False
+    live: Any = None
 
     @property
     def call(self) -> Method:
@@ -72,7 +75,7 @@ class NodeType:
 
     def load(self) -> Any:
         """The class or function itself: imports its module."""
-        return import_name(f"{self.module}:{self.qualname}")
+        return self.live if self.live is not None else import_name(f"{self.module}:{self.qualname}")
 
 
 _files: dict[str, Path] = {}
@@ -104,13 +107,40 @@ def node_from_json(data: Mapping[str, Any], source: str, prefix: str = "") -> No
         )
         for name, m in data["methods"].items()
     }
-    extra = {k: data[k] for k in ("config_file", "attributes", "facts", "siblings", "trainable") if k in data}
+    names = ("config_file", "attributes", "facts", "siblings", "trainable")
+    extra = {k: data[k] for k in names if k in data}
+    config = {c["name"]: FieldSpec.from_json(c) for c in data.get("config", ())}
+    fields = {n: _field_port(spec) for n, spec in config.items()} or {
+        n: port_from_json(p) for n, p in data.get("fields", {}).items()
+    }
     return NodeType(
         prefix + data["name"], data["role"], data["version"], data["module"], data["qualname"], source, data["doc"], methods,
-        {n: port_from_json(p) for n, p in data.get("fields", {}).items()}, files=tuple(data.get("files", ())),
+        fields, config=config, files=tuple(data.get("files", ())),
         keys=tuple((a, b) for a, b in data.get("keys", ())), ignored=frozenset(data.get("ignored", ())),
         published=tuple(data.get("published", ())), **extra,
     )  # fmt: skip
+
+
+_FIELD_TYPES = {"int": "int", "float": "float", "str": "text", "bool": "bool"}
+
+
+def _field_port(spec: FieldSpec) -> Port:
+    """A config field as a port. A field of several types takes anything here; `FieldSpec.accept` decides on its value."""
+
+    def convert(value: ValueType) -> Type:
+        if value.kind in _FIELD_TYPES:
+            return Type("scalar", _FIELD_TYPES[value.kind])
+        if value.kind == "choice":
+            return Type("choice", options=value.choices)
+        if value.kind == "list":
+            return Type("list", item=Port(convert(value.items[0])))
+        return Type("any")
+
+    items = [item for item in spec.type.items if item.kind != "none"] if spec.type.kind == "any_of" else [spec.type]
+    optional = len(items) < len(spec.type.items) and spec.type.kind == "any_of"
+    kind = convert(items[0]) if len(items) == 1 else Type("any")
+    default = UNSET if spec.required else spec.default
+    return Port(kind, bound=spec.type.bound, optional=optional, default=list(default) if isinstance(default, tuple) else default)
 
 
 class Registry:

@@ -1,0 +1,226 @@
+"""Components while planning: handles that know config and digests, and open weights at the first call that needs them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .addresses import parse_address
+from .config import parse_config
+from .errors import Place, WeightsError
+from .folders import Folder, open_folder
+from .registry import NodeType
+
+if TYPE_CHECKING:
+    from .sources import Source
+
+
+class GivenAddress(str):
+    """An address that the user gave, on the command line or in Python: relative to the working directory, and free.
+
+    One that stands in a document is confined to the document's folder.
+    """
+
+
+def open_address(text: str, source: Source) -> Folder:
+    """Opens the address of weights that stands in a document, or that the user gave."""
+    if isinstance(text, GivenAddress):
+        return open_folder(parse_address(text))
+    base = source.folder if source.folder is not None else Path.cwd()
+    return open_folder(parse_address(text, base=base, confined=True))
+
+
+@dataclass
+class Opened:
+    """The folder of one component, its config as read and checked, and facts from sibling configs."""
+
+    folder: Folder
+    config: dict[str, Any]
+    metadata: dict[str, Any]
+    facts: dict[str, str]
+
+
+class Opener:
+    """Opens the configs of components, each once."""
+
+    def __init__(self) -> None:
+        self._opened: dict[tuple[str, str, bool, str], Opened] = {}
+
+    def __call__(self, kind: NodeType, text: str, source: Source) -> Opened:
+        """Raises WeightsError or HubError."""
+        key = (kind.name, str(text), isinstance(text, GivenAddress), source.address)
+        if key not in self._opened:
+            self._opened[key] = self._open(kind, open_address(text, source))
+        return self._opened[key]
+
+    def _open(self, kind: NodeType, folder: Folder) -> Opened:
+        from .weights import read_config
+
+        if kind.trainable or folder.has(kind.config_file):
+            read = read_config(
+                kind.config, folder, title=kind.name, config_file=kind.config_file, published=kind.published,
+                ignored=kind.ignored,
+            )  # fmt: skip
+            folder, config, metadata = read.folder, read.values, read.metadata
+        else:
+            config, metadata = parse_config(kind.config, {}, ignored=kind.ignored, where=str(folder)), {}
+        facts = {}
+        for name, text in kind.siblings.items():
+            file, _, fields = text.partition(":")
+            sibling = folder.sibling(file)
+            values = [sibling.get(f) for f in fields.split(",")] if sibling else []
+            if values and all(v is not None for v in values):
+                facts[name] = " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+        return Opened(folder, config, metadata, facts)
+
+    def configs(self, kind: NodeType, text: str, source: Source) -> tuple[dict[str, Any], Mapping[str, str]]:
+        """What the checker asks for."""
+        opened = self(kind, text, source)
+        return opened.config, opened.facts
+
+
+@dataclass
+class Handle:
+    """A component of a plan. Its weights are opened by `get`, at the first call that is not cached."""
+
+    kind: NodeType
+    config: dict[str, Any]
+    key: str
+    path: str
+    place: Place
+    folder: Folder | None = None
+    files: tuple[str, ...] = ()
+    init_seed: int = 0
+    dtype: str = "float32"
+    device: str = "cpu"
+    live: Any = None
+    bytes: int = 0
+    metadata: dict[str, Any] = field(default_factory=dict)
+    on_load: Callable[[Handle, float], None] | None = None
+    _object: Any = None
+    _light: Any = None
+    _methods: dict[str, Callable[..., Any]] = field(default_factory=dict)
+
+    def config_object(self) -> Any:
+        return self.kind.load().Config(**self.config)
+
+    def light(self) -> Any:
+        """The component made of its config alone, for methods that need no weights."""
+        if self.live is not None:
+            return self.live
+        if self._light is None:
+            self._light = self.kind.load().from_config(self.config_object())
+        return self._light
+
+    @property
+    def loaded(self) -> bool:
+        return self._object is not None
+
+    def get(self) -> Any:
+        """The component with its weights, on its device. Raises WeightsError."""
+        if self._object is None:
+            import time
+
+            started = time.perf_counter()
+            self._object = self._load()
+            if self.on_load is not None:
+                self.on_load(self, time.perf_counter() - started)
+        return self._object
+
+    def _load(self) -> Any:
+        from . import weights
+
+        if self.live is not None:
+            return self.live
+        cls = self.kind.load()
+        if self.folder is not None:
+            return weights.load_component(
+                cls, self.config_object(), self.folder.paths(self.files), metadata=self.metadata, dtype=self.dtype,
+                device=self.device, where=str(self.folder),
+            )  # fmt: skip
+        if not self.kind.trainable:
+            return self.light()
+        return weights.init_module(cls, self.config_object(), self.init_seed, dtype=self.dtype, device=self.device)
+
+    def method(self, name: str) -> Callable[..., Any]:
+        """A bound method, loading the component if need be."""
+        found = self._methods.get(name)
+        if found is None:
+            component = self.get()
+            found = component if name == "__call__" else getattr(component, name)
+            self._methods[name] = found
+        return found
+
+    def drop(self) -> None:
+        """Forgets the loaded weights; a live component stays the caller's."""
+        self._object = None
+        self._methods.clear()
+
+
+def make_handle(
+    kind: NodeType, explicit: Mapping[str, Any], *, opener: Opener, source: Source, path: str, place: Place,
+    device: str, dtype: str, torch_version: str, live: Any = None,
+) -> Handle:  # fmt: skip
+    """The handle of one component node. `explicit` holds its parameters, `weights`, `init_seed`, `dtype` and `device` among them.
+
+    Raises WeightsError or HubError where its config or files are missing or refused.
+    """
+    given = dict(explicit)
+    text, seed = given.pop("weights", None), given.pop("init_seed", None) or 0
+    dtype, device = _dtype(given.pop("dtype", None) or dtype), given.pop("device", None) or device
+    folder: Folder | None = None
+    files: tuple[str, ...] = ()
+    digest, size, metadata = f"seed {seed}" if kind.trainable else "", 0, {}
+    if live is not None:
+        config, digest = dict(given), live_digest(live)
+    elif text is not None:
+        opened = opener(kind, text, source)
+        folder, metadata, config = opened.folder, opened.metadata, {**opened.config, **_accept(kind, given)}
+        files = folder.resolve(*kind.files)
+        digest, size = folder.digest(files), folder.size(files)
+    else:
+        config = parse_config(kind.config, given, ignored=frozenset(), where=path)
+    where = f"{dtype} {device.split(':')[0]} {torch_version}" if kind.trainable else ""
+    parts = ["component", kind.name, str(kind.version), kind.source, json.dumps(config, sort_keys=True, default=str), digest, where]
+    key = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+    return Handle(kind, config, key, path, place, folder, files, seed, dtype, device, live, size, metadata)
+
+
+def _accept(kind: NodeType, given: Mapping[str, Any]) -> dict[str, Any]:
+    out = {}
+    for name, value in given.items():
+        try:
+            out[name] = kind.config[name].accept(value)
+        except ValueError as error:
+            raise WeightsError(f"{name}: {value!r} is not permitted; {error}") from None
+    return out
+
+
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def _dtype(name: str) -> str:
+    return _DTYPES.get(name, name)
+
+
+def live_digest(component: Any) -> str:
+    """The digest of a live component: its config and the bytes of its tensors."""
+    digest = hashlib.sha256(repr(getattr(component, "config", "")).encode())
+    if hasattr(component, "state_dict"):
+        for name, tensor in component.state_dict().items():
+            plain = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {tuple(plain.shape)} {plain.dtype}".encode())
+            digest.update(plain.flatten().view(dtype=_bytes_type()).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _bytes_type() -> Any:
+    import torch
+
+    return torch.uint8
+
+

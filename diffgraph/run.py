@@ -1,0 +1,386 @@
+"""Running a program: a small loop over flat instructions, with events, and values freed after their last use."""
+
+from __future__ import annotations
+
+import sys
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from .authoring import Target, running_notes, running_target
+from .components import Handle
+from .errors import DiffgraphError, Interrupted, PortError, RunError, StoreError
+from .plan import BRANCH, CALL, END, GET, GRAD, GRADIENT, JUMP, LIST, LOAD, LOOP, METHOD, MOVE, NEXT, Instruction, Program
+from .registry import NodeType
+from .store import MISSING
+from .values import is_record, leaves, tree_map
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a listener hears.
+
+    kind: "started", "finished", "cached", "step" (number of total is about to run), "loaded" (a component, in `seconds`),
+    "note" (a text for the user), "warning", "preview". value: for "finished", what the node gave.
+    """
+
+    kind: str
+    path: str = ""
+    number: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    text: str = ""
+    value: Any = None
+
+
+Listener = Callable[[Event], None]
+
+
+class Results(Protocol):
+    """Where results are kept: store.Store, store.Memory or both."""
+
+    def has(self, key: str) -> bool: ...
+    def get(self, key: str) -> Any: ...
+    def put(self, key: str, value: Any) -> None: ...
+
+
+class DamagedEntry(Exception):
+    """A stored value could not be read; the run is planned again without it."""
+
+
+@dataclass
+class Residency:
+    """Which weights are loaded, under a budget: what is used furthest in the future goes first."""
+
+    program: Program
+    limit: int | None = None
+    loaded: dict[str, Handle] = field(default_factory=dict)
+
+    def need(self, handle: Handle, at: int) -> None:
+        if handle.loaded or handle.live is not None:
+            return
+        if self.limit is not None:
+            self._make_room(handle, at)
+        handle.get()
+        self.loaded[handle.key] = handle
+
+    def _make_room(self, handle: Handle, at: int) -> None:
+        assert self.limit is not None
+        while self.loaded and sum(h.bytes for h in self.loaded.values()) + handle.bytes > self.limit:
+            furthest = max(self.loaded.values(), key=lambda other: self._next_use(other, at))
+            self.drop(furthest)
+
+    def _next_use(self, handle: Handle, at: int) -> int:
+        uses = self.program.next_use.get(handle.key, [])
+        found = bisect_right(uses, at)
+        return uses[found] if found < len(uses) else sys.maxsize
+
+    def drop(self, handle: Handle) -> None:
+        if self.loaded.pop(handle.key, None) is not None:
+            handle.drop()
+
+
+class Runner:
+    """Runs one program."""
+
+    def __init__(
+        self, program: Program, *, results: Results | None = None, listeners: Sequence[Listener] = (), target: Target | None = None,
+        memory: int | None = None, watch: Mapping[int, str] | None = None, keep: bool = False, trace: bool = False,
+    ) -> None:  # fmt: skip
+        self.program, self.results, self.listeners = program, results, tuple(listeners)
+        self.target = target or Target()
+        self.residency = Residency(program, memory)
+        self.watch = dict(watch or {})
+        self.keep, self.trace = keep, trace
+        self.watched: dict[str, Any] = {}
+        self._loops: dict[int, list[Any]] = {}
+        for instruction in program.code:
+            if isinstance(instruction.function, NodeType):
+                instruction.function = instruction.function.load()
+        self._tensors = any(i.tensors or i.op in (GRAD, GRADIENT) for i in program.code if i.op in (CALL, METHOD, GRAD))
+
+    def emit(self, event: Event) -> None:
+        for listener in self.listeners:
+            listener(event)
+
+    def run(self, preset: Mapping[int, Any] | None = None, *, grad: bool = False) -> dict[str, Any]:
+        """The outputs by name. Raises RunError naming the node and its place, Interrupted, WeightsError."""
+        program = self.program
+        slots: list[Any] = [None] * program.slots
+        for index, value in program.constants.items():
+            slots[index] = value
+        for index, value in (preset or {}).items():
+            slots[index] = value
+        target = running_target.set(self.target)
+        notes = running_notes.set(lambda text: self.emit(Event("note", text=text)))
+        try:
+            with self._gradients(grad):
+                self._execute(slots)
+        finally:
+            running_target.reset(target)
+            running_notes.reset(notes)
+            self._loops.clear()
+            if not self.keep:
+                for handle in list(self.residency.loaded.values()):
+                    self.residency.drop(handle)
+        outputs = {name: slots[index] for name, index in program.outputs.items()}
+        if self.results is not None and not self.trace and any(_has_nan(value) for value in outputs.values()):
+            self._name_nan(preset)
+        return outputs
+
+    def _gradients(self, grad: bool) -> AbstractContextManager[Any]:
+        if not self._tensors:
+            return nullcontext()
+        import torch
+
+        return torch.enable_grad() if grad else torch.no_grad()
+
+    def _name_nan(self, preset: Mapping[int, Any] | None) -> None:
+        """Runs once more, looking at every value, to name the node that first made a NaN. Never returns."""
+        Runner(self.program, target=self.target, memory=self.residency.limit, trace=True).run(preset)
+        raise RunError("the result holds NaN", node="output", hint="an input may hold it already")
+
+    def _execute(self, slots: list[Any]) -> None:
+        code, results, listening, trace = self.program.code, self.results, bool(self.listeners), self.trace
+        count, at = len(code), 0
+        instruction: Instruction | None = None
+        try:
+            while at < count:
+                instruction = code[at]
+                op = instruction.op
+                following = at + 1
+                if op == CALL or op == METHOD:
+                    if listening:
+                        self.emit(Event("started", instruction.path))
+                        began = time.perf_counter()
+                    if op == CALL:
+                        function = instruction.function
+                        args = [slots[i] for i in instruction.args]
+                    else:
+                        handle = instruction.handle
+                        assert handle is not None
+                        self.residency.need(handle, at)
+                        function = handle.method(instruction.name)
+                        args = [slots[i] for i in instruction.args]
+                        if handle.kind.trainable and (handle.device != "cpu" or handle.dtype != "float32"):
+                            args = _moved(args, handle)
+                    if instruction.tensors:
+                        before = _versions(args)
+                        value = function(*args)
+                        _unchanged(before, instruction)
+                        _freeze(value)
+                        if trace and _has_nan(value):
+                            raise _NaN
+                    else:
+                        value = function(*args)
+                    slots[instruction.out] = value
+                    if listening:
+                        self.emit(Event("finished", instruction.path, seconds=time.perf_counter() - began, value=value))
+                elif op == GET:
+                    slots[instruction.out] = getattr(slots[instruction.args[0]], instruction.name)
+                elif op == NEXT:
+                    following = self._next(instruction, slots)
+                    if following < 0:
+                        following = at + 1
+                elif op == LOOP:
+                    following = self._loop(instruction, at, slots)
+                elif op == LOAD:
+                    assert results is not None
+                    value = results.get(instruction.name)
+                    if value is MISSING:
+                        raise DamagedEntry(instruction.name)
+                    slots[instruction.out] = _to_device(value, self.target)
+                    if listening:
+                        self.emit(Event("cached", instruction.path, value=value))
+                elif op == LIST:
+                    slots[instruction.out] = [slots[i] for i in instruction.args]
+                elif op == MOVE:
+                    for source, out in instruction.pairs:
+                        slots[out] = slots[source]
+                elif op == BRANCH:
+                    if not slots[instruction.args[0]]:
+                        following = instruction.target
+                elif op == JUMP:
+                    following = instruction.target
+                elif op == GRAD:
+                    slots[instruction.out] = self._grad(slots[instruction.args[0]])
+                elif op == GRADIENT:
+                    self._gradient(instruction, slots)
+                if instruction.puts or instruction.frees or instruction.drops:
+                    self._after(instruction, slots)
+                at = following
+        except (KeyboardInterrupt, Interrupted):
+            raise Interrupted("interrupted", hint="finished results are kept") from None
+        except DamagedEntry:
+            raise
+        except Exception as error:
+            assert instruction is not None
+            raise self._error(error, instruction) from error
+
+    # --- parts of the loop
+
+    def _loop(self, instruction: Instruction, at: int, slots: list[Any]) -> int:
+        sequence = slots[instruction.args[0]]
+        items = list(sequence)
+        for source, out in instruction.pairs:
+            slots[out] = slots[source]
+        for out in instruction.function:
+            slots[out] = []
+        if not items:
+            return instruction.target
+        self._loops[at] = [items, 0, instruction]
+        slots[instruction.out] = items[0]
+        if self.listeners:
+            self.emit(Event("step", instruction.path, 1, len(items)))
+        return at + 1
+
+    def _next(self, instruction: Instruction, slots: list[Any]) -> int:
+        begin = instruction.target
+        values = [slots[source] for source, _ in instruction.pairs]
+        for (_, out), value in zip(instruction.pairs, values, strict=True):
+            slots[out] = value
+        for source, out in zip(instruction.args, instruction.function, strict=True):
+            slots[out] = [*slots[out], slots[source]] if len(slots[out]) < 4 else _appended(slots[out], slots[source])
+        state = self._loops[begin]
+        state[1] += 1
+        items, number, start = state
+        if number >= len(items):
+            del self._loops[begin]
+            return -1
+        slots[instruction.out] = items[number]
+        if self.listeners:
+            self.emit(Event("step", start.path, number + 1, len(items)))
+        return begin + 1
+
+    def _grad(self, value: Any) -> Any:
+        import torch
+
+        torch.set_grad_enabled(True)
+        return tree_map(lambda t: t.detach().requires_grad_(True) if torch.is_floating_point(t) else t, value)
+
+    def _gradient(self, instruction: Instruction, slots: list[Any]) -> None:
+        import torch
+
+        score, x = (slots[i] for i in instruction.args)
+        (gradient,) = torch.autograd.grad(score.sum(), x)
+        torch.set_grad_enabled(False)
+        slots[instruction.out] = score.detach()
+        slots[instruction.pairs[0][1]] = gradient
+
+    def _after(self, instruction: Instruction, slots: list[Any]) -> None:
+        for index, key in instruction.puts:
+            self._put(key, slots[index])
+        if self.watch and instruction.out in self.watch:
+            self.watched[self.watch[instruction.out]] = slots[instruction.out]
+        for index in instruction.frees:
+            slots[index] = None
+        if not self.keep:
+            for handle in instruction.drops:
+                self.residency.drop(handle)
+
+    def _put(self, key: str, value: Any) -> None:
+        if self.results is None or _has_nan(value):
+            return
+        try:
+            self.results.put(key, value)
+        except StoreError as error:
+            self.results = None
+            self.emit(Event("warning", text=f"results are not kept: {error}"))
+
+    # --- errors
+
+    def _where(self, path: str) -> str:
+        """The path of a node with the turns of the loops around it."""
+        for items, number, start in reversed(self._loops.values()):
+            if path.startswith(start.path):
+                path = f"{start.path}[step {number + 1} of {len(items)}]{path[len(start.path) :]}"
+        return path
+
+    def _error(self, error: Exception, instruction: Instruction) -> DiffgraphError:
+        node = self._where(instruction.path)
+        place = instruction.place
+        if isinstance(error, RunError):
+            return error
+        if isinstance(error, _NaN):
+            hint = "half precision may overflow: try --dtype fp32 or bf16" if self.target.dtype == "float16" else None
+            return RunError(f"{node} made a result with NaN in it; nothing was stored", node=node, place=place, hint=hint)
+        if isinstance(error, PortError):
+            return RunError(f"{node}.{error.message}", node=node, place=place, hint=error.hint)
+        if isinstance(error, DiffgraphError):
+            error.place = error.place or place
+            return error
+        if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "alloc" in str(error).lower():
+            return RunError(
+                f"{node} ran out of memory on {self.target.device}", node=node, place=place,
+                hint="try --dtype bf16, --memory 6GiB, fewer images at once, or --device cpu",
+            )  # fmt: skip
+        text = str(error).strip() or "no message"
+        return RunError(f"{node} failed: {type(error).__name__}: {text}", node=node, place=place, hint="--debug shows the traceback")
+
+
+class _NaN(Exception):
+    """A traced value holds NaN."""
+
+
+def _appended(items: list[Any], value: Any) -> list[Any]:
+    items.append(value)
+    return items
+
+
+def _tensors_of(value: Any) -> Iterable[Any]:
+    return (leaf for leaf in leaves(value) if hasattr(leaf, "_version"))
+
+
+def _versions(args: list[Any]) -> list[tuple[Any, int]]:
+    return [(tensor, tensor._version) for tensor in _tensors_of(args)]
+
+
+def _unchanged(before: list[tuple[Any, int]], instruction: Instruction) -> None:
+    for tensor, version in before:
+        if tensor._version != version:
+            raise RunError(
+                f"{instruction.path} changed one of its inputs in place", node=instruction.path, place=instruction.place,
+                hint="inputs may be cached or used elsewhere: compute on a copy, `x = x.clone()`",
+            )  # fmt: skip
+
+
+def _freeze(value: Any) -> None:
+    for leaf in leaves(value):
+        if hasattr(leaf, "setflags"):
+            leaf.setflags(write=False)
+
+
+def _has_nan(value: Any) -> bool:
+    for leaf in leaves(value):
+        if isinstance(leaf, float):
+            if leaf != leaf:
+                return True
+        elif hasattr(leaf, "_version") and leaf.is_floating_point() and bool(leaf.isnan().any()):
+            return True
+    return False
+
+
+def _moved(args: list[Any], handle: Handle) -> list[Any]:
+    """Tensors on the component's device, floating ones in its dtype."""
+    import torch
+
+    dtype = getattr(torch, handle.dtype)
+
+    def move(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        return leaf.to(handle.device, dtype if leaf.is_floating_point() else None)
+
+    return [tree_map(move, arg) if isinstance(arg, list | tuple) or is_record(arg) else move(arg) for arg in args]
+
+
+def _to_device(value: Any, target: Target) -> Any:
+    if target.device == "cpu" or value is None:
+        return value
+    return tree_map(lambda leaf: leaf.to(target.device) if hasattr(leaf, "_version") else leaf, value)
+
+
+__all__ = ["END", "DamagedEntry", "Event", "Listener", "Results", "Runner"]

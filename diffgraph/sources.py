@@ -1,0 +1,124 @@
+"""Where documents come from: a file, a shipped graph, or the bundle that a picture carries; and what they may include.
+
+A relative include is found beside the document and below its folder only; `pkg://package/path` from anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .document import parse, read
+from .errors import CheckError, CheckFailed, DiffgraphError, DocumentError, InputError, nearest
+from .graph import GraphDocument, read_graph
+
+SHIPPED = "pkg://diffgraph/"
+MAX_INCLUDES = 256
+
+
+def graphs_folder() -> Path:
+    """The folder of the shipped graphs."""
+    return Path(__file__).parent / "graphs"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One document's origin. `address` identifies it; `label` is what errors show; `root` bounds what it may include."""
+
+    address: str
+    label: str
+    path: Path | None = None
+    root: Path | None = None
+    bundle: Mapping[str, str] | None = None
+
+    def read(self) -> bytes:
+        if self.bundle is not None:
+            if self.address not in self.bundle:
+                raise DocumentError(f"the bundle holds no document {self.address}", hint="it was cut or edited")
+            return self.bundle[self.address].encode()
+        assert self.path is not None
+        return read(self.path)
+
+    @property
+    def folder(self) -> Path | None:
+        return self.path.parent if self.path is not None else None
+
+    def include(self, text: str) -> Source:
+        """The document that `graph: text` means here. Raises CheckError for an address that leaves the root."""
+        if self.bundle is not None:
+            address = text if text.startswith("pkg://") else _join(self.address, text)
+            if address in self.bundle:
+                return Source(address, address, bundle=self.bundle)
+        if text.startswith("pkg://"):
+            return package_source(text)
+        if "://" in text:
+            raise CheckError(f"graph address {text!r}: only files beside the document and pkg:// can be included")
+        if self.path is None or self.root is None:
+            raise CheckError(f"graph {text!r}: a relative include needs a document with a folder", hint="use pkg://diffgraph/...")
+        if Path(text).is_absolute() or ".." in Path(text).parts:
+            raise CheckError(
+                f"graph {text!r}: an include may not leave the document's folder",
+                hint="put the file below it, or use pkg://diffgraph/... for a shipped graph",
+            )
+        path = self.path.parent / text
+        if path.exists() and not path.resolve().is_relative_to(self.root.resolve()):
+            raise CheckError(f"graph {text!r}: a link leads out of the document's folder")
+        return Source(_join(self.address, text), _join(self.label, text), path, path.parent)
+
+
+def _join(address: str, relative: str) -> str:
+    return f"{address.rpartition('/')[0]}/{relative}".lstrip("/") if "/" in address else relative
+
+
+def package_source(address: str) -> Source:
+    """The document at `pkg://package/path`; `pkg://diffgraph/` is the folder of the shipped graphs."""
+    from .weights import package_path
+
+    path = package_path(address)
+    return Source(address, address, path, path.parent)
+
+
+def open_source(text: str | Path) -> Source:
+    """The document that a user names: an existing path, or else a shipped graph's name."""
+    path = Path(text)
+    if path.exists() or path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        name = str(text)
+        return Source(name, name, path, path.parent)
+    shipped = graphs_folder() / f"{text}.yaml"
+    if shipped.is_file():
+        return package_source(f"{SHIPPED}{text}.yaml")
+    names = shipped_graphs()
+    near = nearest(str(text), names)
+    raise InputError(
+        f"there is no file and no shipped graph {str(text)!r}",
+        hint=f"did you mean {near}?" if near else "shipped: " + ", ".join(names),
+    )
+
+
+def shipped_graphs() -> list[str]:
+    """Names of the shipped systems."""
+    return sorted(path.stem for path in graphs_folder().glob("*.yaml"))
+
+
+@dataclass
+class Loader:
+    """Reads documents, each once, and keeps what was read: the bundle of a graph and all that it includes."""
+
+    documents: dict[str, tuple[GraphDocument, Source]] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def load(self, source: Source) -> GraphDocument:
+        """Raises DocumentError, or CheckFailed with all mistakes of structure in the document."""
+        known = self.documents.get(source.address)
+        if known is not None:
+            return known[0]
+        data = source.read()
+        graph, problems = read_graph(parse(data, source.label), source.label)
+        if problems:
+            raise CheckFailed(problems)
+        if len(self.documents) >= MAX_INCLUDES:
+            raise DiffgraphError(f"the graph includes more than {MAX_INCLUDES} documents")
+        self.documents[source.address] = (graph, source)
+        self.texts[source.address] = data.decode("utf-8-sig")
+        return graph
