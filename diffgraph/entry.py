@@ -182,6 +182,8 @@ def _unpack(node: Any, records: Records, blocks: dict[int, tuple[str, list[int],
         import torch
 
         code, shape, data = blocks[node["tensor"]]
-        return torch.from_numpy(data).view(getattr(torch, _DTYPES[code])).reshape(shape)
+        dtype = getattr(torch, _DTYPES[code])
+        flat = torch.from_numpy(data).view(dtype) if data.size else torch.empty(0, dtype=dtype)
+        return flat.reshape(shape)
     code, shape, data = blocks[node["array"]]
     return data.view(_DTYPES[code]).reshape(shape)
