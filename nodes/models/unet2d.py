@@ -77,6 +77,8 @@ class UNet2DConfig:
                 f"block_out_channels, down_block_types and up_block_types: {levels}, {len(self.down_block_types)} and "
                 f"{len(self.up_block_types)} levels; expected as many in each"
             )
+        if not levels:
+            raise InputError("block_out_channels: expected widths of at least one level")
         if self.out_channels != self.in_channels:
             raise InputError(
                 f"out_channels: {self.out_channels}, but the sample has {self.in_channels}; expected as many"
