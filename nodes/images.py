@@ -1,0 +1,193 @@
+"""Pictures: reading image files into [1, 3, H, W] in [-1, 1], and writing PNG files that carry text.
+
+Imports neither torch nor Pillow at module level. Files are judged by their content, never by their name.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from io import BytesIO
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+
+from ..authoring import Fact, reader, writer
+from ..errors import InputError, PortError
+from .kinds import Image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+MAX_PIXELS = 64 * 2**20
+MAX_TEXT_BYTES = 16 * 2**20
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+
+
+@reader("Image", suffixes=(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"))
+def read_image(data: bytes) -> Annotated[Image, "1 3 H W", Fact(space="pixel")]:
+    """One picture as float32 [1, 3, H, W] in [-1, 1].
+
+    Turned as its EXIF says; transparency is laid on white; grey, palette, CMYK and 16-bit pictures become RGB. Raises
+    InputError where it is not a PNG, JPEG, WebP, BMP or GIF, is damaged or cut short, is animated, or has more than 64
+    Mi pixels, which is known before anything is decoded.
+    """
+    import torch
+    from PIL import Image as pillow
+    from PIL import ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about oddities that do not change the pixels
+            with pillow.open(BytesIO(_without_texts(data)), formats=FORMATS) as file:
+                _check_size(file)
+                file.load()
+                values = _rgb(ImageOps.exif_transpose(file))  # H W 3, or H W 1
+        image = torch.empty(1, 3, *values.shape[:2])
+    except InputError:
+        raise
+    except UnidentifiedImageError:
+        raise InputError("this is no picture that can be read", hint="give a PNG, JPEG, WebP, BMP or GIF") from None
+    except pillow.DecompressionBombError:
+        raise InputError(f"the picture is too large; at most {MAX_PIXELS:,} pixels are read") from None
+    except MemoryError:
+        raise InputError("the picture does not fit in memory", hint="make it smaller first") from None
+    except Exception as error:  # a decoder may raise anything at damaged data
+        raise InputError(f"the picture is damaged: {error}", hint="open it in a viewer and save it again") from None
+    image[0] = torch.from_numpy(values).permute(2, 0, 1)
+    return image.div_(127.5).sub_(1)
+
+
+def _check_size(file: Picture) -> None:
+    """Refuses what is too large or moves, from the header alone."""
+    width, height = file.size
+    if width < 1 or height < 1 or width * height > MAX_PIXELS:
+        raise InputError(
+            f"the picture is {width} x {height}; at most {MAX_PIXELS:,} pixels are read", hint="make it smaller first"
+        )
+    if file.format in ("GIF", "PNG", "WEBP") and getattr(file, "is_animated", False):
+        raise InputError("the picture is animated", hint="save the frame that you want as a picture of its own")
+
+
+def _rgb(picture: Picture) -> Any:
+    """The picture on white, in 0..255: uint8 [H, W, 3], or float32 [H, W, 1] where it is grey of 16 bits."""
+    from PIL import Image as pillow
+
+    if picture.mode.startswith("I"):
+        grey = np.array(picture)
+        hidden = picture.info.get("transparency")
+        grey = np.where(grey == hidden, 65535, grey) if isinstance(hidden, int) else grey
+        return (grey.clip(0, 65535) / np.float32(257)).astype(np.float32)[:, :, None]
+    if picture.has_transparency_data:
+        white = pillow.new("RGBA", picture.size, "white")
+        white.alpha_composite(picture.convert("RGBA"))
+        picture = white
+    return np.array(picture.convert("RGB"))
+
+
+@writer("Image", suffix=".png")
+def write_image(value: Any, metadata: dict[str, str]) -> list[bytes]:
+    """Each picture of [B, 3, H, W] (or [B, 1, H, W], grey) in [-1, 1] as the bytes of an 8-bit PNG, with texts in it.
+
+    A value x becomes round((x + 1) * 127.5), clipped to 0..255. metadata: by key (1 to 79 Latin-1 characters), written
+    as iTXt chunks in the order of the keys; the same input gives the same bytes. Raises PortError for another shape, or
+    values that are not finite.
+    """
+    from PIL import Image as pillow
+    from PIL.PngImagePlugin import PngInfo
+
+    if value.ndim != 4 or value.shape[1] not in (1, 3) or 0 in value.shape:
+        raise PortError("image", f"shape {list(value.shape)} is no picture; expected [B, 3, H, W]")
+    pixels = value.detach().float().cpu().numpy()
+    if not np.isfinite(pixels).all():
+        raise PortError("image", "holds values that are not finite")
+    rounded = np.clip(np.rint((pixels + 1) * 127.5), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)  # B H W C
+    texts = PngInfo()
+    for key, text in sorted(metadata.items()):
+        if not re.fullmatch(r"[\x20-\x7e\xa1-\xff]{1,79}", key):
+            raise PortError("metadata", f"the key {key!r} is not 1 to 79 printable Latin-1 characters")
+        try:
+            texts.add_itxt(key, text, zip=len(text) > 1024)
+        except UnicodeEncodeError as error:
+            raise PortError("metadata", f"the text of {key!r} cannot be written: {error}") from None
+    files = []
+    for row in rounded:
+        buffer = BytesIO()
+        pillow.fromarray(row[:, :, 0] if row.shape[2] == 1 else row).save(
+            buffer, "PNG", pnginfo=texts, compress_level=6
+        )
+        files.append(buffer.getvalue())
+    return files
+
+
+def read_metadata(data: bytes) -> dict[str, str]:
+    """The texts that a PNG carries, by key; the first of two with one key.
+
+    Raises InputError where it is not a PNG, is damaged, or holds more than 16 MiB of text.
+    """
+    if not data.startswith(_SIGNATURE):
+        raise InputError("this is not a PNG, so it carries no graph")
+    texts: dict[str, str] = {}
+    left = MAX_TEXT_BYTES
+    for kind, body, whole in _chunks(data):
+        if not whole:
+            raise InputError("the PNG is damaged or cut short", hint="it must be the very file that was written")
+        if kind in _TEXT_CHUNKS:
+            key, text, size = _text(kind, body, left)
+            left -= size
+            texts.setdefault(key, text)
+    return texts
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
+    """Kind and content of each chunk of a PNG up to its end, and whether it is whole."""
+    place = len(_SIGNATURE)
+    kind = b""
+    while kind != b"IEND":
+        length, kind = struct.unpack(">I4s", data[place : place + 8].rjust(8, b"\xff"))
+        body, check = data[place + 8 : place + 8 + length], data[place + 8 + length : place + 12 + length]
+        whole = len(body) == length and check == struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+        yield kind, body, whole
+        if not whole:
+            return
+        place += 12 + length
+
+
+def _text(kind: bytes, body: bytes, limit: int) -> tuple[str, str, int]:
+    """Key, text and number of bytes of a text chunk."""
+    key, _, rest = body.partition(b"\0")
+    packed = kind == b"zTXt"
+    if kind == b"zTXt":
+        rest = rest[1:]
+    elif kind == b"iTXt":
+        packed, rest = rest[:1] == b"\1", rest[2:]
+        rest = rest.split(b"\0", 2)[-1]  # past language and translated key
+    try:
+        if packed:
+            unpacker = zlib.decompressobj()
+            rest = unpacker.decompress(rest, limit + 1)
+        if len(rest) > limit:
+            raise InputError(f"the PNG holds more than {MAX_TEXT_BYTES >> 20} MiB of text")
+        return key.decode("latin-1"), rest.decode("utf-8" if kind == b"iTXt" else "latin-1"), len(rest)
+    except (zlib.error, UnicodeDecodeError) as error:
+        raise InputError(f"the text {key.decode('latin-1')!r} of the PNG is damaged: {error}") from None
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG without its texts, which Pillow would unpack and limit; anything else as it is."""
+    if not data.startswith(_SIGNATURE):
+        return data
+    kept, place = [_SIGNATURE], len(_SIGNATURE)
+    for kind, body, whole in _chunks(data):
+        if not whole:
+            return b"".join([*kept, data[place:]])
+        end = place + 12 + len(body)
+        if kind not in _TEXT_CHUNKS:
+            kept.append(data[place:end])
+        place = end
+    return b"".join(kept)
