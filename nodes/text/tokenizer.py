@@ -52,11 +52,22 @@ class Tokenizer(Component, version=1):
     published = ("GPT2Tokenizer", "GPT2TokenizerFast")
     metadata: Mapping[str, Any] = {"tokenizer_class": "GPT2Tokenizer"}
     ignored = frozenset(
-        (
-            "added_tokens_decoder backend bos_token clean_up_tokenization_spaces errors extra_special_tokens is_local "
-            "local_files_only name_or_path processor_class special_tokens_map_file split_special_tokens tokenizer_file "
-            "unk_token"
-        ).split()
+        {
+            "added_tokens_decoder",
+            "backend",
+            "bos_token",
+            "clean_up_tokenization_spaces",
+            "errors",
+            "extra_special_tokens",
+            "is_local",
+            "local_files_only",
+            "name_or_path",
+            "processor_class",
+            "special_tokens_map_file",
+            "split_special_tokens",
+            "tokenizer_file",
+            "unk_token",
+        }
     )
 
     def __init__(self, config: TokenizerConfig, bpe: tokenizers.Tokenizer) -> None:
