@@ -275,6 +275,10 @@ class UNetGLIDE(nn.Module, Component, version=1):
             level = timestep_rows("aug_level", aug_level, rows, device)
             embedding = embedding + self.aug_embed(self._waves(level))
 
+        for port, given in (("low_res", low_res), ("image", image), ("mask", mask)):
+            if isinstance(given, Tensor) and given.ndim == 4 and given.shape[0] != rows:
+                fix = "Expand the tokens to the rows of the images"
+                raise PortError(port, f"has {given.shape[0]} rows, the tokens {rows}", hint=fix)
         hint: list[Tensor] = []
         if image is not None and mask is not None:
             check_tensor("image", image, (rows, *self.sample_shape), device)
