@@ -6,12 +6,17 @@ noisy = add_noise(image, noise, t); prediction = model(noisy, t, condition); los
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from ..authoring import Bound, Fact, Kind, node
 from ..errors import PortError
 from .draw import normal, uniform, whole
-from .kinds import SPACE, Image, Loss, Output, Prediction, Rng, Tensor, Weight
+from .kinds import SPACE, Image, Loss, Output, Prediction, Rng, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    from .kinds import Tensor
 
 OF_KIND = Fact(prediction="?prediction", schedule="?schedule")
 
