@@ -62,7 +62,7 @@ class Opener:
 
         if kind.trainable or folder.has(kind.config_file):
             read = read_config(
-                kind.config, folder, title=kind.name, config_file=kind.config_file, published=kind.published,
+                folder, kind.name, kind.config, config_file=kind.config_file, published=kind.published,
                 ignored=kind.ignored,
             )  # fmt: skip
             folder, config, metadata = read.folder, read.values, read.metadata

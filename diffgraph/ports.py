@@ -400,6 +400,8 @@ class Unifier:
         if value.type.form == "scalar" and value.type.name == "none":
             if not port.optional:
                 raise Mismatch("null is given where a value is needed")
+            if port.type.form == "var" and bindings is not None:
+                bindings.setdefault(port.type.name, value)
             return
         self._types(value, port, use, bindings)
         if port.shape is not None:
@@ -489,6 +491,9 @@ def compatible(have: Type, want: Type) -> bool:
 def literal_problem(value: Any, port: Port) -> str | None:
     """What is wrong with a literal at a port, in words, or None. Values of kinds with no literal form are refused."""
     want = port.type
+    if isinstance(value, Dim):
+        number = value.constant
+        return literal_problem(int(number), port) if number is not None else None
     if value is None:
         return None if port.optional else f"expected {want}, got null"
     if want.form in ("any", "var"):

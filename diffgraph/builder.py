@@ -1,0 +1,459 @@
+"""Graphs in Python: the same language as the documents, with wires as objects.
+
+    g = Graph("squares")
+    n = g.input("n", "int", default=3)
+    square = g.add("Multiply", a=n, b=n)
+    g.output("result", square)
+    g(n=4).result                                    # 16
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .authoring import Component, NodeMark
+from .document import parse, write
+from .errors import CheckError, CheckFailed, DiffgraphError, InputError, nearest
+from .graph import NAME, Arg, Body, GraphDocument, Input, ListOf, Lit, Node, Ref, document_plain, graph_hash
+from .registry import Method, NodeType, Registry, node_from_json, registry
+from .session import Options, Prepared, Session
+from .sources import Loader, Source, open_source
+
+if TYPE_CHECKING:
+    import networkx
+
+    from .results import Result
+    from .run import Listener
+
+
+class Wire:
+    """What one node gives, or a part of it. Attributes are its ports; a misspelt one is an error at once."""
+
+    __slots__ = ("_graph", "_kind", "_name", "_path")
+
+    def __init__(self, graph: Graph, name: str, path: tuple[str, ...] = (), kind: Any = None) -> None:
+        self._graph, self._name, self._path, self._kind = graph, name, path, kind
+
+    def _ports(self) -> dict[str, Any] | None:
+        """The parts that this wire has and their kinds; None where nobody knows before the check."""
+        kind = self._kind
+        if isinstance(kind, NodeType):
+            parts: dict[str, Any] = dict.fromkeys((*kind.attributes, *kind.fields))
+            return parts | {name: method for name, method in kind.methods.items() if name != "__call__"}
+        if isinstance(kind, dict):
+            return kind
+        return None
+
+    def __getattr__(self, name: str) -> Wire:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        ports = self._ports()
+        if ports is not None and name not in ports:
+            near = nearest(name, list(ports))
+            hint = f"did you mean {near!r}?" if near else "it has: " + (", ".join(ports) or "no ports")
+            raise CheckError(f"{self._name} has no port {name!r}", hint=hint)
+        return Wire(self._graph, self._name, (*self._path, name), ports[name] if ports else None)
+
+    def __truediv__(self, sub: str) -> Arg:
+        """A sub-folder of an address: `weights / "base"`."""
+        return Ref(self._name, self._path, f"/{sub}")
+
+    def __call__(self, name: str | None = None, **inputs: Any) -> Wire:
+        """Calls a component, or a method of one: `unet(sample=..., timestep=...)`, `unet.condition(tokens=...)`."""
+        return self._graph.call(self, name=name, **inputs)
+
+    def __dir__(self) -> list[str]:
+        return list(self._ports() or ())
+
+    def __repr__(self) -> str:
+        return f"<wire {'.'.join((self._name, *self._path))}>"
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError(f"{self!r} cannot be iterated; use `graph.map` or `graph.loop`")
+
+    def __bool__(self) -> bool:
+        raise TypeError(f"{self!r} has no truth value before the run; use `graph.when`")
+
+
+class BodyBuilder:
+    """A loop, map, branch or gradient being written. Wires made inside belong to it; `loop.sample` is a carried value."""
+
+    def __init__(self, graph: Graph, node: Node, ports: dict[str, Any]) -> None:
+        self._graph, self._node, self._wires = graph, node, ports
+        self._closed = False
+
+    def __getattr__(self, name: str) -> Wire:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        wires = self.__dict__["_wires"]
+        if self.__dict__["_closed"]:
+            return getattr(self.__dict__["_result"], name)  # type: ignore[no-any-return]
+        if name not in wires:
+            near = nearest(name, list(wires))
+            raise CheckError(f"the body of {self._node.name} has no {name!r}", hint=f"did you mean {near!r}?" if near else None)
+        return wires[name]  # type: ignore[no-any-return]
+
+    def next(self, **values: Any) -> None:
+        """What the carried values become."""
+        self._node.next.update({name: self._graph._arg(value) for name, value in values.items()})
+
+    def collect(self, **values: Any) -> None:
+        """What is kept of each turn, as a list."""
+        self._node.collect.update({name: self._graph._arg(value) for name, value in values.items()})
+
+    def output(self, **values: Any) -> None:
+        """What a map or a branch gives."""
+        assert self._node.body is not None
+        self._node.body.outputs.update({name: self._graph._arg(value) for name, value in values.items()})
+
+    def of(self, score: Any) -> None:
+        """The score whose gradient is taken."""
+        self._node.of = self._graph._arg(score)
+
+    @contextmanager
+    def otherwise(self) -> Iterator[BodyBuilder]:
+        """The other branch of a `when`."""
+        self._node.other = Body()
+        other = BodyBuilder(self._graph, Node(self._node.name, "when", self._node.target, body=self._node.other), {})
+        with self._graph._inside(self._node.other):
+            yield other
+
+    def _close(self) -> None:
+        node = self._node
+        names = [*node.carry, *node.collect, *(node.body.outputs if node.body else ())]
+        if node.form == "grad":
+            names = ["value", "grad"]
+        self._result = Wire(self._graph, node.name, (), dict.fromkeys(names))
+        self._closed = True
+
+
+class Graph:
+    """A graph: made here node by node, or loaded from a document; checked, planned, run and saved."""
+
+    def __init__(self, name: str = "", *, summary: str = "", nodes: Sequence[str | Path] = ()) -> None:
+        self.document = GraphDocument(name=name, summary=summary)
+        self.source = Source(f"<python {id(self)}>", "<python>", None, None)
+        self.loader = Loader()
+        self._node_files = tuple(Path(n) for n in nodes)
+        self._scopes: list[dict[str, Node]] = [self.document.nodes]
+        self._names: set[str] = set()
+
+    # --- loading and saving
+
+    @classmethod
+    def load(cls, source: str | Path, *, nodes: Sequence[str | Path] = ()) -> Graph:
+        """Reads a document: a path, or a shipped graph's name. Raises DocumentError, CheckFailed, InputError."""
+        return cls.from_source(open_source(source), Loader(), nodes=nodes)
+
+    @classmethod
+    def from_source(cls, source: Source, loader: Loader, *, nodes: Sequence[str | Path] = ()) -> Graph:
+        """The graph of a source that was opened."""
+        graph = cls(nodes=nodes)
+        graph.source, graph.loader = source, loader
+        graph.document = loader.load(source)
+        graph._scopes = [graph.document.nodes]
+        graph._names = _all_names(graph.document)
+        return graph
+
+    @classmethod
+    def from_text(cls, text: str, *, file: str = "<text>", nodes: Sequence[str | Path] = ()) -> Graph:
+        """Reads a document from a text; it may include shipped graphs only."""
+        return cls.from_source(Source(file, file, bundle={file: text}), Loader(), nodes=nodes)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the document. Raises CheckError where the graph holds live objects, InputError where it cannot be written."""
+        text, place = self.text(), Path(path)
+        try:
+            place.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}") from None
+        return place
+
+    def text(self) -> str:
+        """The document as YAML."""
+        return write(document_plain(self.document))
+
+    @property
+    def registry(self) -> Registry:
+        return registry(self._node_files)
+
+    @property
+    def name(self) -> str:
+        return self.document.name
+
+    def hash(self) -> str:
+        """A digest of what the graph means, whatever its nodes are called and in whichever order they stand."""
+
+        def include(address: str) -> str:
+            source = self.source.include(address)
+            return graph_hash(self.loader.load(source), lambda inner: source.include(inner).address)
+
+        return graph_hash(self.document, include)
+
+    # --- building
+
+    def input(
+        self, name: str, type: str, default: Any = ..., *, min: float | None = None, max: float | None = None,  # noqa: A002
+        choices: Sequence[Any] = (), help: str = "", secret: bool = False,  # noqa: A002
+    ) -> Wire:  # fmt: skip
+        """Declares an input of the graph: `type` as in a document."""
+        required = default is ...
+        item = Input(name, type, None if required else default, required, min, max, tuple(choices), help, secret)
+        port = self.registry.input_type(type)
+        if port is None:
+            raise CheckError(f"input {name}: there is no type {type!r}")
+        self._take(name)
+        self.document.inputs[name] = item
+        kind = self.registry.nodes.get(type) if port.type.form in ("component", "protocol") else _record(port.type)
+        return Wire(self, name, (), kind)
+
+    def add(self, what: Any, name: str | None = None, **inputs: Any) -> Wire:
+        """Adds a node: a type's name, a component's class, a function made with `@node`, or a live component."""
+        kind, live = self._kind_of(what)
+        title = name or self._fresh(_snake(kind.name.rpartition(".")[2]))
+        node = Node(title, "node", Lit(kind.name), live=live)
+        allowed = {*kind.fields, "weights", "init_seed", "dtype", "device"} if kind.role == "component" else set(kind.call.inputs)
+        self._fill(node, inputs, allowed, kind.name)
+        self._put(node)
+        return Wire(self, title, (), kind if kind.role == "component" else _record(kind.call.output.type))
+
+    def call(self, target: Wire, name: str | None = None, **inputs: Any) -> Wire:
+        """Calls a component that another node made, or a method of it."""
+        kind: Any = target._kind
+        method = kind if isinstance(kind, Method) else kind.methods.get("__call__") if isinstance(kind, NodeType) else None
+        if method is None and kind is not None:
+            raise CheckError(f"{target!r} cannot be called")
+        node = Node("", "call", Ref(target._name, target._path))
+        node.name = name or self._fresh("_".join((target._name, *target._path)))
+        self._fill(node, inputs, set(method.inputs) if method is not None else None, str(node.target))
+        self._put(node)
+        return Wire(self, node.name, (), _record(method.output.type) if method is not None else None)
+
+    def include(self, address: str, name: str | None = None, **inputs: Any) -> Wire:
+        """Uses another graph as a node: its inputs and outputs are the ports."""
+        inner = self.loader.load(self.source.include(address))
+        node = Node(name or self._fresh(_snake(Path(address).stem)), "graph", Lit(address))
+        self._fill(node, inputs, set(inner.inputs), address)
+        self._put(node)
+        return Wire(self, node.name, (), dict.fromkeys(inner.outputs))
+
+    @contextmanager
+    def loop(self, over: Any, *, name: str | None = None, as_name: str = "item", **carry: Any) -> Iterator[BodyBuilder]:
+        """`with g.loop(schedule, sample=start) as body:` ... `body.next(sample=...)`; `body.item` is the element."""
+        node = Node(name or self._fresh("loop"), "loop", self._arg(over), as_name=as_name, body=Body())
+        node.carry = {key: self._arg(value) for key, value in carry.items()}
+        with self._body(node, [as_name, *carry], carry) as body:
+            yield body
+
+    @contextmanager
+    def map(self, over: Any, *, name: str | None = None, as_name: str = "item") -> Iterator[BodyBuilder]:
+        """`with g.map(prompts) as body:` ... `body.output(image=...)`."""
+        node = Node(name or self._fresh("map"), "map", self._arg(over), as_name=as_name, body=Body())
+        with self._body(node, [as_name]) as body:
+            yield body
+
+    @contextmanager
+    def when(self, flag: Any, *, name: str | None = None) -> Iterator[BodyBuilder]:
+        """`with g.when(flag) as body:` ... `body.output(...)`, and `with body.otherwise() as other:`."""
+        node = Node(name or self._fresh("when"), "when", self._arg(flag), body=Body())
+        with self._body(node, []) as body:
+            yield body
+
+    @contextmanager
+    def grad(self, x: Any, *, name: str | None = None, as_name: str = "x") -> Iterator[BodyBuilder]:
+        """`with g.grad(sample) as body:` ... `body.of(score)`; then `body.grad` and `body.value`."""
+        node = Node(name or self._fresh("grad"), "grad", self._arg(x), as_name=as_name, body=Body())
+        with self._body(node, [as_name], {as_name: x}) as body:
+            yield body
+
+    def output(self, name: str, value: Any) -> None:
+        """Declares an output of the graph."""
+        self.document.outputs[name] = self._arg(value)
+
+    # --- using
+
+    def _session(self, options: Options | None) -> Session:
+        from .results import default_results
+
+        options = options or Options(nodes=self._node_files)
+        return Session(options, default_results() if options.cache else None)
+
+    def check(self) -> None:
+        """Raises CheckFailed with every mistake, at both levels. Needs no values of inputs; opens no weights."""
+        from .components import Opener
+
+        values = {item.name: item.default for item in self.document.inputs.values() if not item.required}
+        if self.document.variants:
+            values |= next(iter(self.document.variants.values()))
+        session = self._session(None)
+        problems, _ = session.check(self.document, self.source, self.loader, values, Opener())
+        if problems:
+            raise CheckFailed(problems)
+
+    def plan(self, *, variant: str | None = None, options: Options | None = None, sets: Mapping[str, Any] | None = None, show: Sequence[str] = (), **inputs: Any) -> Prepared:
+        """The graph checked and planned with these inputs; `.run()` makes the outputs."""
+        session = self._session(options)
+        return session.prepare(self.document, self.source, self.loader, inputs, variant=variant, sets=sets, show=show)
+
+    def __call__(self, *, variant: str | None = None, options: Options | None = None, listeners: Sequence[Listener] = (), **inputs: Any) -> Result:
+        """Runs the graph. The outputs are attributes of the result: `.image`, `.image.pil()`."""
+        from .results import make_result
+
+        prepared = self.plan(variant=variant, options=options, **inputs)
+        return make_result(prepared, prepared.run(listeners))
+
+    def to_networkx(self) -> networkx.MultiDiGraph[str]:
+        """The nodes and wires of this document; nodes of bodies are called `loop.node`."""
+        from .drawing import to_networkx
+
+        return to_networkx(self.document)
+
+    # --- inside
+
+    def _kind_of(self, what: Any) -> tuple[NodeType, Any]:
+        from . import describe
+
+        if isinstance(what, str):
+            kind = self.registry.get(what)
+            if kind is None:
+                raise CheckError(f"there is no node type {what!r}", hint=self.registry.suggest(what))
+            return kind, None
+        live = None
+        if isinstance(what, Component):
+            live, what = what, type(what)
+        if isinstance(what, type) and issubclass(what, Component):
+            known = self._registered(what.__module__, what.__qualname__)
+            kind = known or self._live_kind(describe.describe_component(what), what)
+            return kind, live if live is not None else (None if known else kind)
+        if isinstance(getattr(what, "__diffgraph__", None), NodeMark):
+            known = self._registered(what.__module__, what.__qualname__)
+            if known is not None:
+                return known, None
+            kind = self._live_kind(describe.describe_function(what), what)
+            return kind, kind
+        raise CheckError(f"{what!r} is no node", hint="give a type's name, a Component, or a function with @node")
+
+    def _registered(self, module: str, qualname: str) -> NodeType | None:
+        return next((n for n in self.registry.nodes.values() if (n.module, n.qualname) == (module, qualname)), None)
+
+    def _live_kind(self, data: Mapping[str, Any], thing: Any) -> NodeType:
+        from dataclasses import replace
+
+        return replace(node_from_json(data, _source_of(thing)), live=thing)
+
+    def _take(self, name: str) -> None:
+        if not NAME.fullmatch(name):
+            raise CheckError(f"{name!r} is not a name", hint="letters, digits and _ only, not starting with a digit")
+        if name in self._names:
+            raise CheckError(f"the name {name} is taken already in this graph")
+        self._names.add(name)
+
+    def _fresh(self, base: str) -> str:
+        number, name = 1, base
+        while name in self._names:
+            number += 1
+            name = f"{base}{number}"
+        return name
+
+    def _put(self, node: Node) -> None:
+        self._take(node.name)
+        self._scopes[-1][node.name] = node
+
+    def _fill(self, node: Node, inputs: Mapping[str, Any], allowed: set[str] | None, what: str) -> None:
+        for name, value in inputs.items():
+            if allowed is not None and name not in allowed:
+                near = nearest(name, sorted(allowed))
+                hint = f"did you mean {near!r}?" if near else "it has: " + ", ".join(sorted(allowed))
+                raise CheckError(f"{what} has no input {name!r}", hint=hint)
+            node.args[name] = self._arg(value)
+
+    def _arg(self, value: Any) -> Arg:
+        if isinstance(value, Wire):
+            if value._graph is not self:
+                raise CheckError(f"{value!r} belongs to another graph")
+            return Ref(value._name, value._path)
+        if isinstance(value, BodyBuilder):
+            raise CheckError("name one output of the body, such as body.sample")
+        if isinstance(value, Ref | Lit | ListOf):
+            return value
+        if isinstance(value, list | tuple) and any(isinstance(item, Wire | Ref) for item in value):
+            return ListOf(tuple(self._arg(item) for item in value))
+        if isinstance(value, Path):
+            return Lit(str(value))
+        return Lit(list(value) if isinstance(value, tuple) else value)
+
+    @contextmanager
+    def _inside(self, body: Body) -> Iterator[None]:
+        self._scopes.append(body.nodes)
+        try:
+            yield
+        finally:
+            self._scopes.pop()
+
+    @contextmanager
+    def _body(self, node: Node, names: list[str], kinds: Mapping[str, Any] | None = None) -> Iterator[BodyBuilder]:
+        self._put(node)
+        wires = {}
+        for name in names:
+            self._take(name)
+            given = (kinds or {}).get(name)
+            wires[name] = Wire(self, name, (), given._kind if isinstance(given, Wire) else None)
+        assert node.body is not None
+        body = BodyBuilder(self, node, wires)
+        with self._inside(node.body):
+            yield body
+        for name in names:
+            self._names.discard(name)
+        body._close()
+
+    def __repr__(self) -> str:
+        return f"<Graph {self.document.name or 'without a name'}: {len(self.document.nodes)} nodes>"
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower().replace("-", "_")
+
+
+def _record(kind: Any) -> dict[str, Any] | None:
+    """The ports of a record, for completion; None where the type is none or is not known."""
+    if kind.form == "record":
+        return {name: _record(port.type) for name, port in kind.fields}
+    return {} if kind.form in ("scalar", "choice", "kind", "list") else None
+
+
+def _source_of(thing: Any) -> str:
+    import hashlib
+    import inspect
+
+    try:
+        text = inspect.getsource(thing)
+    except (OSError, TypeError):
+        text = repr(getattr(getattr(thing, "__code__", None), "co_code", thing))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _all_names(document: GraphDocument) -> set[str]:
+    names = set(document.inputs)
+    stack = [document.nodes]
+    while stack:
+        for name, node in stack.pop().items():
+            names.add(name)
+            stack.extend(body.nodes for body in (node.body, node.other) if body is not None)
+    return names
+
+
+def read_text(text: str, file: str) -> GraphDocument:
+    """The document that a text holds. Raises DocumentError, CheckFailed."""
+    from .graph import read_graph
+
+    graph, problems = read_graph(parse(text.encode(), file), file)
+    if problems:
+        raise CheckFailed(problems)
+    return graph
+
+
+__all__ = ["BodyBuilder", "DiffgraphError", "Graph", "Wire", "read_text"]
