@@ -1,10 +1,10 @@
 """Graphs in Python: the same language as the documents, with wires as objects.
 
-    g = Graph("squares")
-    n = g.input("n", "int", default=3)
-    square = g.add("Multiply", a=n, b=n)
-    g.output("result", square)
-    g(n=4).result                                    # 16
+g = Graph("squares")
+n = g.input("n", "int", default=3)
+square = g.add("Multiply", a=n, b=n)
+g.output("result", square)
+g(n=4).result                                    # 16
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from .authoring import Component, NodeMark
 from .document import parse, write
 from .errors import CheckError, CheckFailed, DiffgraphError, InputError, nearest
-from .graph import NAME, Arg, Body, GraphDocument, Input, ListOf, Lit, Node, Ref, document_plain, graph_hash
+from .graph import NAME, Arg, Body, GraphDocument, Input, ListOf, Lit, Node, Ref
 from .registry import Method, NodeType, Registry, node_from_json, registry
 from .session import Options, Prepared, Session
 from .sources import Loader, Source, open_source
+from .writing import document_plain, graph_hash
 
 if TYPE_CHECKING:
     import networkx
@@ -94,7 +95,9 @@ class BodyBuilder:
             return getattr(self.__dict__["_result"], name)  # type: ignore[no-any-return]
         if name not in wires:
             near = nearest(name, list(wires))
-            raise CheckError(f"the body of {self._node.name} has no {name!r}", hint=f"did you mean {near!r}?" if near else None)
+            raise CheckError(
+                f"the body of {self._node.name} has no {name!r}", hint=f"did you mean {near!r}?" if near else None
+            )
         return wires[name]  # type: ignore[no-any-return]
 
     def next(self, **values: Any) -> None:
@@ -216,7 +219,11 @@ class Graph:
         kind, live = self._kind_of(what)
         title = name or self._fresh(_snake(kind.name.rpartition(".")[2]))
         node = Node(title, "node", Lit(kind.name), live=live)
-        allowed = {*kind.fields, "weights", "init_seed", "dtype", "device"} if kind.role == "component" else set(kind.call.inputs)
+        allowed = (
+            {*kind.fields, "weights", "init_seed", "dtype", "device"}
+            if kind.role == "component"
+            else set(kind.call.inputs)
+        )
         self._fill(node, inputs, allowed, kind.name)
         self._put(node)
         return Wire(self, title, (), kind if kind.role == "component" else _record(kind.call.output.type))
@@ -224,7 +231,9 @@ class Graph:
     def call(self, target: Wire, name: str | None = None, **inputs: Any) -> Wire:
         """Calls a component that another node made, or a method of it."""
         kind: Any = target._kind
-        method = kind if isinstance(kind, Method) else kind.methods.get("__call__") if isinstance(kind, NodeType) else None
+        method = (
+            kind if isinstance(kind, Method) else kind.methods.get("__call__") if isinstance(kind, NodeType) else None
+        )
         if method is None and kind is not None:
             raise CheckError(f"{target!r} cannot be called")
         node = Node("", "call", Ref(target._name, target._path))
@@ -294,12 +303,27 @@ class Graph:
         if problems:
             raise CheckFailed(problems)
 
-    def plan(self, *, variant: str | None = None, options: Options | None = None, sets: Mapping[str, Any] | None = None, show: Sequence[str] = (), **inputs: Any) -> Prepared:
+    def plan(
+        self,
+        *,
+        variant: str | None = None,
+        options: Options | None = None,
+        sets: Mapping[str, Any] | None = None,
+        show: Sequence[str] = (),
+        **inputs: Any,
+    ) -> Prepared:
         """The graph checked and planned with these inputs; `.run()` makes the outputs."""
         session = self._session(options)
         return session.prepare(self.document, self.source, self.loader, inputs, variant=variant, sets=sets, show=show)
 
-    def __call__(self, *, variant: str | None = None, options: Options | None = None, listeners: Sequence[Listener] = (), **inputs: Any) -> Result:
+    def __call__(
+        self,
+        *,
+        variant: str | None = None,
+        options: Options | None = None,
+        listeners: Sequence[Listener] = (),
+        **inputs: Any,
+    ) -> Result:
         """Runs the graph. The outputs are attributes of the result: `.image`, `.image.pil()`."""
         from .results import make_result
 
@@ -448,7 +472,7 @@ def _all_names(document: GraphDocument) -> set[str]:
 
 def read_text(text: str, file: str) -> GraphDocument:
     """The document that a text holds. Raises DocumentError, CheckFailed."""
-    from .graph import read_graph
+    from .reading import read_graph
 
     graph, problems = read_graph(parse(text.encode(), file), file)
     if problems:

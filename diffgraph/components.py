@@ -185,7 +185,15 @@ def make_handle(
     else:
         config = parse_config(kind.config, given, ignored=frozenset(), where=path)
     where = f"{dtype} {device.split(':')[0]} {torch_version}" if kind.trainable else ""
-    parts = ["component", kind.name, str(kind.version), kind.source, json.dumps(config, sort_keys=True, default=str), digest, where]
+    parts = [
+        "component",
+        kind.name,
+        str(kind.version),
+        kind.source,
+        json.dumps(config, sort_keys=True, default=str),
+        digest,
+        where,
+    ]
     key = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
     return Handle(kind, config, key, path, place, folder, files, seed, dtype, device, live, size, metadata)
 
@@ -222,5 +230,3 @@ def _bytes_type() -> Any:
     import torch
 
     return torch.uint8
-
-

@@ -121,7 +121,9 @@ def describe_signature(function: Any, where: str, *, method: bool = False) -> di
         if parameter.name not in hints:
             raise TypeError(f"{where}: the input {parameter.name} has no annotation")
         default = UNSET if parameter.default is parameter.empty else parameter.default
-        inputs[parameter.name] = port_to_json(read_annotation(hints[parameter.name], f"{where}.{parameter.name}", default))
+        inputs[parameter.name] = port_to_json(
+            read_annotation(hints[parameter.name], f"{where}.{parameter.name}", default)
+        )
     if "return" not in hints:
         raise TypeError(f"{where}: the output has no annotation")
     return {"inputs": inputs, "output": port_to_json(read_annotation(hints["return"], f"{where} -> output"))}
@@ -210,7 +212,12 @@ def describe_module(module: Any) -> dict[str, Any]:
         elif isinstance(getattr(thing, "__diffgraph_file__", None), FileMark):
             mark: FileMark = thing.__diffgraph_file__
             out["files"].append(
-                {"role": mark.role, "kind": mark.kind, "suffixes": list(mark.suffixes), "function": f"{module.__name__}:{name}"}
+                {
+                    "role": mark.role,
+                    "kind": mark.kind,
+                    "suffixes": list(mark.suffixes),
+                    "function": f"{module.__name__}:{name}",
+                }
             )
         elif isinstance(thing, type):
             if issubclass(thing, Component) and "version" in vars(thing):

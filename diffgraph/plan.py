@@ -174,7 +174,9 @@ class Planner:
             self._code.append(instruction)
         else:
             handles = (instruction.handle,) if instruction.handle is not None else ()
-            unit = Unit([instruction], (made.index,), tuple(instruction.args), instruction.path, what, instruction.place)
+            unit = Unit(
+                [instruction], (made.index,), tuple(instruction.args), instruction.path, what, instruction.place
+            )
             unit.handles = handles
             if stored:
                 unit.stores[made.index] = key
@@ -193,7 +195,9 @@ class Planner:
             return self._attribute(bound, name)
         if isinstance(bound, Known):
             return Known(getattr(bound.value, name), digest("get", bound.key, name))
-        return self.emit(Instruction(GET, (bound.index,), name=name, path=f"{path}.{name}"), digest("get", bound.key, name), "")
+        return self.emit(
+            Instruction(GET, (bound.index,), name=name, path=f"{path}.{name}"), digest("get", bound.key, name), ""
+        )
 
     def _attribute(self, handle: Handle, name: str) -> Known:
         expression = handle.kind.attributes.get(name)
@@ -278,7 +282,9 @@ class Planner:
         for name, arg in node.args.items():
             bound = self.bind(arg, names)
             if not isinstance(bound, Known):
-                raise CheckError(f"{name} of a component must be known before the run", hint="give a literal or a graph input")
+                raise CheckError(
+                    f"{name} of a component must be known before the run", hint="give a literal or a graph input"
+                )
             explicit[name] = bound.value
         handle = make_handle(
             kind, explicit, opener=self.opener, source=source, path=path, place=node.place,
@@ -341,7 +347,9 @@ class Planner:
 
     # --- bodies
 
-    def _region(self, lower: Callable[[list[Instruction]], tuple[dict[str, Slot], str]], path: str, what: str, place: Place) -> Outputs:
+    def _region(
+        self, lower: Callable[[list[Instruction]], tuple[dict[str, Slot], str]], path: str, what: str, place: Place
+    ) -> Outputs:
         """Lowers a region as one unit. `lower` fills the code and gives the slots of the outputs and the region's key."""
         outer = self._code
         code: list[Instruction] = []
@@ -371,7 +379,9 @@ class Planner:
             self.units.append(unit)
         return Outputs(named)
 
-    def _body(self, nodes: Mapping[str, Node], names: Mapping[str, Bound], own: Mapping[str, Bound], source: Source, path: str) -> dict[str, Bound]:
+    def _body(
+        self, nodes: Mapping[str, Node], names: Mapping[str, Bound], own: Mapping[str, Bound], source: Source, path: str
+    ) -> dict[str, Bound]:
         inside = {**names, **own}
         self.nodes(nodes, inside, source, path + ".")
         return inside
@@ -413,7 +423,11 @@ class Planner:
         if isinstance(sequence, Known):
             rows: dict[str, list[Bound]] = {name: [] for name in body.outputs}
             for number, value in enumerate(sequence.value):
-                own = {node.as_name: Known(value, digest("item", sequence.key, str(number)) if _opaque(value) else literal_key(value))}
+                own = {
+                    node.as_name: Known(
+                        value, digest("item", sequence.key, str(number)) if _opaque(value) else literal_key(value)
+                    )
+                }
                 inside = self._body(body.nodes, names, own, source, f"{path}[{number}]")
                 for name, arg in body.outputs.items():
                     rows[name].append(self.bind(arg, inside))
@@ -428,7 +442,9 @@ class Planner:
             code.append(begin)
             inside = self._body(body.nodes, names, {node.as_name: item}, source, path)
             kept = {name: self.bind(arg, inside) for name, arg in body.outputs.items()}
-            end = Instruction(NEXT, tuple(self.index(b) for b in kept.values()), item.index, path=path, place=node.place, target=0)
+            end = Instruction(
+                NEXT, tuple(self.index(b) for b in kept.values()), item.index, path=path, place=node.place, target=0
+            )
             end.function = begin.function
             code.append(end)
             begin.target = len(code)
@@ -469,14 +485,28 @@ class Planner:
 
         return self._region(lower, path, "when", node.place)
 
-    def _arm(self, body: Body | None, names: Mapping[str, Bound], results: Mapping[str, Slot], code: list[Instruction], source: Source, path: str) -> list[str]:
+    def _arm(
+        self,
+        body: Body | None,
+        names: Mapping[str, Bound],
+        results: Mapping[str, Slot],
+        code: list[Instruction],
+        source: Source,
+        path: str,
+    ) -> list[str]:
         self._same.append({})
         try:
             values: dict[str, Bound] = dict.fromkeys(results, NOTHING)
             if body is not None:
                 inside = self._body(body.nodes, names, {}, source, path)
                 values = {name: self.bind(arg, inside) for name, arg in body.outputs.items()}
-            code.append(Instruction(MOVE, pairs=tuple((self.index(values[name]), slot.index) for name, slot in results.items()), path=path))
+            code.append(
+                Instruction(
+                    MOVE,
+                    pairs=tuple((self.index(values[name]), slot.index) for name, slot in results.items()),
+                    path=path,
+                )
+            )
             return [f"{name}={self.key(values[name])}" for name in sorted(results)]
         finally:
             self._same.pop()
@@ -510,7 +540,12 @@ def _opaque(value: Any) -> bool:
 
 def _converted(bound: Bound, port: Port) -> Bound:
     """A whole number at a port of numbers is keyed and given as a float."""
-    if isinstance(bound, Known) and port.type.form == "scalar" and port.type.name == "float" and isinstance(bound.value, int):
+    if (
+        isinstance(bound, Known)
+        and port.type.form == "scalar"
+        and port.type.name == "float"
+        and isinstance(bound.value, int)
+    ):
         return Known(float(bound.value), literal_key(float(bound.value)))
     return bound
 
@@ -531,7 +566,9 @@ class Program:
     keys: dict[str, str]
 
 
-def select(planner: Planner, outputs: Mapping[str, Bound], has: Callable[[str], bool], *, store: bool = True) -> Program:
+def select(
+    planner: Planner, outputs: Mapping[str, Bound], has: Callable[[str], bool], *, store: bool = True
+) -> Program:
     """The instructions that make these outputs and that no stored value spares, in order.
 
     has(key): whether the store holds a value. store: whether results are kept at all.

@@ -104,9 +104,7 @@ class Dim:
     def __mul__(self, other: Dim | int | Fraction) -> Dim:
         if isinstance(other, Fraction):
             return Dim._sum((s, f * other) for s, f in self.terms)
-        return Dim._sum(
-            (tuple(sorted(s + t)), f * g) for s, f in self.terms for t, g in Dim.of(other).terms
-        )
+        return Dim._sum((tuple(sorted(s + t)), f * g) for s, f in self.terms for t, g in Dim.of(other).terms)
 
     __rmul__ = __mul__
 
@@ -373,7 +371,9 @@ class Unifier:
 
     # instances
 
-    def instance(self, port: Port, use: Use, *, dims: Dims | None = None, facts: Mapping[str, str] | None = None) -> Value:
+    def instance(
+        self, port: Port, use: Use, *, dims: Dims | None = None, facts: Mapping[str, str] | None = None
+    ) -> Value:
         """The value that an output port gives in one use. `dims` and `facts` are handed down from an enclosing record."""
         own = {name: word for name, text in port.facts if (word := use.fact(text)) is not None}
         merged = {**(facts or {}), **own}
@@ -567,6 +567,4 @@ def port_from_json(data: Mapping[str, Any]) -> Port:
     bound = Bound(*data["bound"]) if "bound" in data else None
     facts = tuple((name, text) for name, text in data.get("facts", ()))
     default = data.get("default", UNSET)
-    return Port(
-        kind, data.get("shape"), facts, bound, data.get("optional", False), default, data.get("help", "")
-    )
+    return Port(kind, data.get("shape"), facts, bound, data.get("optional", False), default, data.get("help", ""))

@@ -140,7 +140,9 @@ def _field_port(spec: FieldSpec) -> Port:
     optional = len(items) < len(spec.type.items) and spec.type.kind == "any_of"
     kind = convert(items[0]) if len(items) == 1 else Type("any")
     default = UNSET if spec.required else spec.default
-    return Port(kind, bound=spec.type.bound, optional=optional, default=list(default) if isinstance(default, tuple) else default)
+    return Port(
+        kind, bound=spec.type.bound, optional=optional, default=list(default) if isinstance(default, tuple) else default
+    )
 
 
 class Registry:

@@ -134,9 +134,9 @@ def kind_writer(prepared: Prepared, value: Value) -> tuple[str, str] | None:
 
 def provenance(prepared: Prepared) -> dict[str, str]:
     """What a written file carries: the document, those that it includes, and the inputs; never a secret, a file by digest."""
-    from .graph import document_plain
-    from .session import FileInput
     from .document import write
+    from .session import FileInput
+    from .writing import document_plain
 
     inputs: dict[str, Any] = {}
     for name, value in prepared.values.items():
@@ -151,5 +151,10 @@ def provenance(prepared: Prepared) -> dict[str, str]:
     except Exception:
         return {}
     documents = {address: text for address, text in prepared.loader.texts.items() if address != prepared.source.address}
-    bundle = {"diffgraph": 1, "main": prepared.source.address, "documents": {prepared.source.address: main, **documents}, "inputs": inputs}
+    bundle = {
+        "diffgraph": 1,
+        "main": prepared.source.address,
+        "documents": {prepared.source.address: main, **documents},
+        "inputs": inputs,
+    }
     return {"diffgraph": json.dumps(bundle, ensure_ascii=False, sort_keys=True)}

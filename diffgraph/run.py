@@ -13,7 +13,23 @@ from typing import Any, Protocol
 from .authoring import Target, running_notes, running_target
 from .components import Handle
 from .errors import DiffgraphError, Interrupted, PortError, RunError, StoreError
-from .plan import BRANCH, CALL, END, GET, GRAD, GRADIENT, JUMP, LIST, LOAD, LOOP, METHOD, MOVE, NEXT, Instruction, Program
+from .plan import (
+    BRANCH,
+    CALL,
+    END,
+    GET,
+    GRAD,
+    GRADIENT,
+    JUMP,
+    LIST,
+    LOAD,
+    LOOP,
+    METHOD,
+    MOVE,
+    NEXT,
+    Instruction,
+    Program,
+)
 from .registry import NodeType
 from .store import MISSING
 from .values import is_record, leaves, tree_map
@@ -306,7 +322,9 @@ class Runner:
             return error
         if isinstance(error, _NaN):
             hint = "half precision may overflow: try --dtype fp32 or bf16" if self.target.dtype == "float16" else None
-            return RunError(f"{node} made a result with NaN in it; nothing was stored", node=node, place=place, hint=hint)
+            return RunError(
+                f"{node} made a result with NaN in it; nothing was stored", node=node, place=place, hint=hint
+            )
         if isinstance(error, PortError):
             return RunError(f"{node}.{error.message}", node=node, place=place, hint=error.hint)
         if isinstance(error, DiffgraphError):
@@ -318,7 +336,9 @@ class Runner:
                 hint="try --dtype bf16, --memory 6GiB, fewer images at once, or --device cpu",
             )  # fmt: skip
         text = str(error).strip() or "no message"
-        return RunError(f"{node} failed: {type(error).__name__}: {text}", node=node, place=place, hint="--debug shows the traceback")
+        return RunError(
+            f"{node} failed: {type(error).__name__}: {text}", node=node, place=place, hint="--debug shows the traceback"
+        )
 
 
 class _NaN(Exception):

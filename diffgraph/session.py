@@ -19,9 +19,10 @@ from .check import Checker, input_problem
 from .components import GivenAddress, Handle, Opener
 from .document import Items, Scalar, parse
 from .errors import CheckError, CheckFailed, DiffgraphError, InputError, nearest
-from .graph import GraphDocument, Lit, Node, Reader
+from .graph import GraphDocument, Lit, Node
 from .plan import Bound, Outputs, Planner, Program, Settings, select
 from .ports import Port, Value
+from .reading import Reader
 from .registry import Registry, registry
 from .run import DamagedEntry, Listener, Results, Runner
 from .sources import Loader, Source
@@ -159,7 +160,10 @@ def _find_node(graph: GraphDocument, names: list[str], path: str) -> Node:
         node = nodes.get(name)
         if node is None:
             near = nearest(name, list(nodes))
-            raise InputError(f"--set {path}: there is no node {name!r}", hint=f"did you mean {near!r}?" if near else "it has: " + ", ".join(nodes))
+            raise InputError(
+                f"--set {path}: there is no node {name!r}",
+                hint=f"did you mean {near!r}?" if near else "it has: " + ", ".join(nodes),
+            )
         nodes = {}
         for body in (node.body, node.other):
             if body is not None:
@@ -169,7 +173,9 @@ def _find_node(graph: GraphDocument, names: list[str], path: str) -> Node:
     return node
 
 
-def resolve_inputs(graph: GraphDocument, given: Mapping[str, Any], reg: Registry, variant: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def resolve_inputs(
+    graph: GraphDocument, given: Mapping[str, Any], reg: Registry, variant: str | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The value of every input, and the node keys that the variant sets. All mistakes together as CheckFailed.
 
     given: by input name, of the input's type; a path for a file or a kind with a reader, or a live value of the kind.
@@ -201,7 +207,12 @@ def resolve_inputs(graph: GraphDocument, given: Mapping[str, Any], reg: Registry
             value = item.default
         else:
             option = item.name.replace("_", "-")
-            problems.append(InputError(f"the input {item.name} ({item.type}) is missing", hint=f"give --{option}" + (f": {item.help}" if item.help else "")))
+            problems.append(
+                InputError(
+                    f"the input {item.name} ({item.type}) is missing",
+                    hint=f"give --{option}" + (f": {item.help}" if item.help else ""),
+                )
+            )
             continue
         problem = input_problem(item, port, value)
         if problem:
@@ -268,10 +279,14 @@ class Prepared:
             if self.settings.device != "cpu" and program.code:
                 check_device(self.settings.device)
             try:
-                return Runner(program, results=self.results, listeners=listeners, target=target, memory=self.memory).run()
+                return Runner(
+                    program, results=self.results, listeners=listeners, target=target, memory=self.memory
+                ).run()
             except DamagedEntry:
                 continue  # the store dropped the entry; plan again without it
-        raise DiffgraphError("stored results are damaged again and again", hint="`diffgraph cache clear` empties the store")
+        raise DiffgraphError(
+            "stored results are damaged again and again", hint="`diffgraph cache clear` empties the store"
+        )
 
 
 class Session:
@@ -287,7 +302,14 @@ class Session:
     def settings(self) -> Settings:
         return Settings(pick_device(self.options.device), DTYPES[self.options.dtype], torch_version())
 
-    def check(self, graph: GraphDocument, source: Source, loader: Loader, values: Mapping[str, Any] | None = None, opener: Opener | None = None) -> tuple[list[DiffgraphError], dict[str, Value]]:
+    def check(
+        self,
+        graph: GraphDocument,
+        source: Source,
+        loader: Loader,
+        values: Mapping[str, Any] | None = None,
+        opener: Opener | None = None,
+    ) -> tuple[list[DiffgraphError], dict[str, Value]]:
         """Every mistake of a graph with these values; with an opener at the configured level."""
         checker = Checker(self.registry, loader, opener.configs if opener is not None else None)
         missing = [n for n in graph.requires if not _installed(n)]
@@ -295,7 +317,14 @@ class Session:
         problems = list(checker.problems)
         for name in missing:
             place = graph.places.get("requires")
-            problems.insert(0, CheckError(f"the graph requires the node package {name} {graph.requires[name]}", hint=f"pip install {name}", place=place))
+            problems.insert(
+                0,
+                CheckError(
+                    f"the graph requires the node package {name} {graph.requires[name]}",
+                    hint=f"pip install {name}",
+                    place=place,
+                ),
+            )
         return sorted(problems, key=_by_place), outputs
 
     def prepare(
@@ -316,7 +345,19 @@ class Session:
         outputs = dict(planner.scope(graph, source, names, ""))
         for path in show:
             outputs[path] = _shown(planner, names, path)
-        return Prepared(graph, source, values, loader, self.registry, settings, planner, outputs, kinds, self.results, self.options.memory)
+        return Prepared(
+            graph,
+            source,
+            values,
+            loader,
+            self.registry,
+            settings,
+            planner,
+            outputs,
+            kinds,
+            self.results,
+            self.options.memory,
+        )
 
 
 def _by_place(problem: DiffgraphError) -> tuple[str, int, int]:

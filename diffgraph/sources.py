@@ -11,7 +11,8 @@ from pathlib import Path
 
 from .document import parse, read
 from .errors import CheckError, CheckFailed, DiffgraphError, DocumentError, InputError, nearest
-from .graph import GraphDocument, read_graph
+from .graph import GraphDocument
+from .reading import read_graph
 
 SHIPPED = "pkg://diffgraph/"
 MAX_INCLUDES = 256
@@ -55,7 +56,9 @@ class Source:
         if "://" in text:
             raise CheckError(f"graph address {text!r}: only files beside the document and pkg:// can be included")
         if self.path is None or self.root is None:
-            raise CheckError(f"graph {text!r}: a relative include needs a document with a folder", hint="use pkg://diffgraph/...")
+            raise CheckError(
+                f"graph {text!r}: a relative include needs a document with a folder", hint="use pkg://diffgraph/..."
+            )
         if Path(text).is_absolute() or ".." in Path(text).parts:
             raise CheckError(
                 f"graph {text!r}: an include may not leave the document's folder",
