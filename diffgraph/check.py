@@ -18,6 +18,7 @@ from .ports import ANY, UNSET, Dim, Port, Type, Unset, Use, Value, compatible, l
 from .scopes import ComponentInfo, Configs, Scope
 from .sources import Source
 
+FOLDER = Port(Type("scalar", "folder"))
 _scalars = ("text", "int", "float", "bool", "choice", "file", "folder", "weights")
 
 
@@ -160,7 +161,20 @@ class Checker(Bodies):
     def _train(self, graph: GraphDocument, scope: Scope) -> None:
         train = graph.train
         assert train is not None
-        scope.names[train.data.as_name or "batch"] = self._fresh(self.node(train.data, scope), ())
+        scope.names[train.data.as_name or "batch"] = self._fresh(self._batch(train.data, scope), ())
+
+    def _batch(self, node: Node, scope: Scope) -> Value:
+        """What the data node of a training graph gives for a step: a component with `open(config, folder)` that is called."""
+        kind = self.registry.get(node.target_text)
+        if kind is None or kind.role != "component" or "__call__" not in kind.methods or "folder" not in node.args:
+            hint = "such as `{node: ImageFolder, folder: $data, as: batch}`" if kind else self.registry.suggest(node.target_text)
+            return self.fault(node.place, "train.data: expected a component that opens a `folder` of data", hint)
+        self._meet(node, "folder", node.args["folder"], self.value(node.args["folder"], scope, "train.data.folder"), FOLDER, Use(self.unifier), scope)
+        plain = replace(node, args={name: arg for name, arg in node.args.items() if name != "folder"})
+        data = self._component(plain, kind, scope)
+        if data.component is None:
+            return Value(ANY)
+        return self.unifier.instance(kind.call.output, self._use(data.component, {}), facts=data.component.facts)
 
     def _train_ends(self, graph: GraphDocument, scope: Scope) -> None:
         train = graph.train

@@ -438,8 +438,7 @@ class Unifier:
         if not isinstance(exact, Unset | Dim):
             if problem := literal_problem(exact, port):
                 raise Mismatch(problem)
-            if isinstance(value.literal, list):
-                return
+            return
         if want.form == "list" and have.form == "list":
             if want.item is not None and value.item is not None:
                 self._types(value.item, want.item, use, bindings)

@@ -98,7 +98,7 @@ class References:
             if value.type.name not in ("weights", "text") and value.type.form != "any":
                 return self.fault(ref.place, f"{what}: only an address has sub-folders; {ref.name} is {value.type}")
             text = value.literal
-            value = replace(value, literal=text + ref.sub if isinstance(text, str) else UNSET)
+            value = replace(value, literal=type(text)(text + ref.sub) if isinstance(text, str) else UNSET)
         return value
 
     def _part(self, value: Value, part: str, scope: Scope) -> Value | None:

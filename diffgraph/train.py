@@ -259,7 +259,7 @@ class Trainer:
                     hint=f"the last good checkpoint is kept in {self.out}; lower the learning rate, or set optimizer.clip",
                 )  # fmt: skip
             loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss)
+            total += float(loss.detach())
         if recipe.clip is not None:
             torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), recipe.clip)
         self.optimizer.step()
