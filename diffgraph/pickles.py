@@ -1,4 +1,4 @@
-"""Pickled weights of old repositories: converted once, in a process of its own, into safetensors in the cache folder."""
+"""Pickled weights of old repositories: converted once, in a process of their own, to safetensors in the cache."""
 
 from __future__ import annotations
 

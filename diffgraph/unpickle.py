@@ -1,7 +1,7 @@
 """Turns pickled tensors into safetensors, in a process of its own: `python -P unpickle.py FILE OUT LIMIT`.
 
-torch's weights-only loader reads the file, with memory limited and mapped; nothing in it is executed. What is written is
-a flat dictionary of names and tensors, no larger together than the file. Prints one line of JSON: {} or {"error"}.
+torch's weights-only loader reads the file, with memory limited and mapped; nothing in it is executed. What is written
+is a flat dictionary of names and tensors, no larger together than the file. Prints one line of JSON: {} or {"error"}.
 """
 
 from __future__ import annotations
