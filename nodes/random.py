@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated, NamedTuple
 
 from ..authoring import Bound, node, target
-from .draw import fork, normal, seeded, whole
-from .kinds import Noise, Rng, Timestep
+from .draw import fork, normal, seeded
+from .kinds import Noise, Rng
 
 
 class Drawn(NamedTuple):
@@ -21,13 +21,6 @@ class Forked(NamedTuple):
 
     first: Annotated[Rng, "B"]
     second: Annotated[Rng, "B"]
-
-
-class DrawnTimestep(NamedTuple):
-    """Training timesteps, and the stream after them."""
-
-    timestep: Annotated[Timestep, "B"]
-    rng: Annotated[Rng, "B"]
 
 
 @node("Rng", version=1)
@@ -70,15 +63,3 @@ def gaussian_noise(
     noise, rng = normal(rng, shape)
     where = target()
     return Drawn((noise * scale if scale != 1 else noise).to(where.device, getattr(torch, where.dtype)), rng)
-
-
-@node("RandomTimestep", version=1)
-def random_timestep(
-    num_train_timesteps: Annotated[int, Bound(ge=1)],
-    rng: Annotated[Rng, "B"],
-) -> Annotated[DrawnTimestep, "B"]:
-    """A training timestep an image, each of 0..num_train_timesteps-1 equally likely: int64 [B], and the stream after
-    it.
-    """
-    timestep, rng = whole(rng, num_train_timesteps)
-    return DrawnTimestep(timestep.to(target().device), rng)

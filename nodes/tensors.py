@@ -45,7 +45,8 @@ def expand_shapes(value: Any, like: Any) -> tuple[Any, ...]:
 def expand(value: T | None, like: Annotated[Any, "B ..."]) -> T:
     """A value with one row, as a value with as many rows as `like`; one that has them already stays as it is.
 
-    value: a tensor, or a record of tensors; none stays none. The rows share their memory. Raises PortError for another number of rows.
+    value: a tensor, or a record of tensors; none stays none. The rows share their memory. Raises PortError for another
+    number of rows.
     """
     wanted = _rows(next(iter(leaves(like))), "like")
 

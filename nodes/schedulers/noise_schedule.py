@@ -92,7 +92,7 @@ def spaced_timesteps(steps: int, spacing: str, num_train_timesteps: int, steps_o
     elif spacing == "linspace":
         listed = np.linspace(0, num_train_timesteps - 1, steps).round()[::-1]
     elif spacing == "trailing":
-        listed = np.round(num_train_timesteps - np.arange(steps) * (num_train_timesteps / steps)) - 1
+        listed = np.arange(num_train_timesteps, 0, -num_train_timesteps / steps)[:steps].round() - 1
     else:
         raise PortError("timestep_spacing", f"{spacing!r} is unknown; allowed: leading, linspace, trailing")
     if listed[0] >= num_train_timesteps:
@@ -112,6 +112,7 @@ def respaced_timesteps(respacing: str, num_train_timesteps: int) -> list[int]:
     take their first index. Raises PortError where it cannot be read or asks for more than there are.
     """
     name, total = respacing.strip().lower(), num_train_timesteps
+    shown = repr(respacing if len(respacing) <= 60 else respacing[:57] + "...")
     if name.startswith("ddim") and _is_count(name[4:]):
         strides = (range(0, total, stride) for stride in range(1, total + 1))
         kept = next((set(listed) for listed in strides if len(listed) == int(name[4:])), set())
@@ -124,17 +125,19 @@ def respaced_timesteps(respacing: str, num_train_timesteps: int) -> list[int]:
         if not all(map(_is_count, words)):
             raise PortError(
                 "steps",
-                f"cannot read the respacing {respacing!r}",
+                f"cannot read the respacing {shown}",
                 hint=f"a count, counts of sections such as 10,10,3,2,2, ddim50, or one of {', '.join(SECTIONS)}",
             )
         counts = tuple(int(word) for word in words)
+    if len(counts) > total:
+        raise PortError("steps", f"{shown} makes {len(counts)} sections of {total} timesteps")
     size, larger = divmod(total, len(counts))
     kept, first = set(), 0
     for section, count in enumerate(counts):
         length = size + (section < larger)
         if not 1 <= count <= length:
             raise PortError(
-                "steps", f"{respacing!r} takes {count} of a section of {length} timesteps; allowed: 1 to {length}"
+                "steps", f"{shown} takes {count} of a section of {length} timesteps; allowed: 1 to {length}"
             )
         stride, position = (length - 1) / (count - 1) if count > 1 else 1.0, 0.0
         for _ in range(count):  # added up rather than multiplied, as the original does: it decides ties
