@@ -2,9 +2,9 @@
 
     python scripts/build_emoji.py FOLDER            (needs npm and `pip install -e ".[train]"`)
 
-Writes FOLDER/train and FOLDER/unseen, each a folder of PNG files with a `metadata.jsonl` of
+Writes FOLDER/train, FOLDER/unseen and FOLDER/plain, each a folder of PNG files with a `metadata.jsonl` of
 {file_name, text, name, style, colour, weight}, the Hub's image-folder convention. `unseen` holds the pairs of a colour
-and an object that training never sees. Drawings and their licences:
+and an object that training never sees, `plain` the drawings of three styles as they are. Drawings and their licences:
 
     noto, noto-v1        Google            Apache-2.0
     fluent-emoji-flat    Microsoft         MIT
@@ -36,6 +36,7 @@ STYLES = {
     "emojione": "1.2.3",
     "fxemoji": "1.2.2",
 }
+PLAIN = ("noto", "noto-v1", "fluent-emoji-flat")
 COLOURS = {
     "red": (222, 38, 38),
     "orange": (250, 134, 16),
@@ -192,8 +193,8 @@ def drawings(folder: Path) -> list[Drawing]:
 def variants(name: str, split: str) -> list[tuple[str, str, float]]:
     """(colour, caption, weight) of a drawing in a split; the plain drawing has no colour."""
     noun = name.removeprefix("red ").removeprefix("green ")
-    out = [("", name, 1.0)] if split == "train" else []
-    if name != "green apple":  # it is what recolouring the red one gives
+    out = [] if split == "unseen" else [("", name, 1.0)]
+    if split != "plain" and name != "green apple":  # it is what recolouring the red one gives
         captions = [(colour, f"{colour} {noun}") for colour in COLOURS if f"{colour} {noun}" not in NAMES]
         out += [
             (colour, text, RECOLOURED) for colour, text in captions if (text in UNSEEN_PAIRS) == (split == "unseen")
@@ -224,6 +225,7 @@ def main() -> None:
         found = drawings(Path(scratch))
     names = {drawing.name for drawing in found}
     counts = {split: write(found, split, folder / split) for split in ("train", "unseen")}
+    counts["plain"] = write([drawing for drawing in found if drawing.style in PLAIN], "plain", folder / "plain")
     print(f"{folder}: {len(names)} names, {len(found)} drawings; images: {counts}")
 
 
