@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
-from ..authoring import Fact, Kind
+from ..authoring import Bound, Fact, Kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,7 +99,9 @@ class Denoiser(Protocol):
 class Scheduler(Protocol):
     """A noise schedule and the solver that walks it. All six are always called; one not needed is the identity."""
 
-    def schedule(self, steps: Steps, strength: float = 1.0) -> Annotated[list[Step], Fact(scheduler="@self")]: ...
+    def schedule(
+        self, steps: Steps, strength: Annotated[float, Bound(ge=0, le=1)] = 1.0
+    ) -> Annotated[list[Step], Fact(scheduler="@self")]: ...
 
     def start(
         self,

@@ -49,7 +49,7 @@ def fork_rng(rng: Annotated[Rng, "B"]) -> Annotated[Forked, "B"]:
 
 @node("GaussianNoise", version=1)
 def gaussian_noise(
-    shape: Annotated[list[int], Bound(ge=1)],
+    shape: list[Annotated[int, Bound(ge=1)]],
     rng: Annotated[Rng, "B"],
     scale: Annotated[float, Bound(ge=0)] = 1.0,
 ) -> Annotated[Drawn, "B *shape"]:

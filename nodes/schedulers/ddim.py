@@ -41,7 +41,9 @@ class DDIMScheduler(DiscreteDiffusion, Component, version=1):
     ignored = frozenset({"variance_type", "skip_prk_steps"})
 
     @static
-    def schedule(self, steps: Steps, strength: float = 1.0) -> Annotated[list[Step], Fact(scheduler="@self")]:
+    def schedule(
+        self, steps: Steps, strength: Annotated[float, Bound(ge=0, le=1)] = 1.0
+    ) -> Annotated[list[Step], Fact(scheduler="@self")]:
         """The steps of a run. steps: a count, spaced as the config says; or a text, always OpenAI's respacing
         ("fast27", "100", "10,10,3,2,2", "ddim50"). strength in [0, 1]: the share of them, from the end, that is done.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from ...authoring import Component, Fact, static
+from ...authoring import Bound, Component, Fact, static
 from ...errors import PortError
 from ..kinds import SPACE, Loss, Prediction, Rng, Sample, State, Step, Stepped, Steps, Timestep
 from .discrete import PREDICTED, DiffusionConfig, DiscreteDiffusion, part_of
@@ -51,7 +51,9 @@ class DDPMScheduler(DiscreteDiffusion, Component, version=1):
     ignored = frozenset({"set_alpha_to_one", "skip_prk_steps"})
 
     @static
-    def schedule(self, steps: Steps, strength: float = 1.0) -> Annotated[list[Step], Fact(scheduler="@self")]:
+    def schedule(
+        self, steps: Steps, strength: Annotated[float, Bound(ge=0, le=1)] = 1.0
+    ) -> Annotated[list[Step], Fact(scheduler="@self")]:
         """The steps of a run. steps: a count, spaced as the config says; or a text, always OpenAI's respacing
         ("fast27", "100", "10,10,3,2,2", "ddim50"). strength in [0, 1]: the share of them, from the end, that is done.
 
