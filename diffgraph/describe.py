@@ -1,4 +1,4 @@
-"""Reads the declarations of a node module from its annotations. Runs in a process of its own: `python -m diffgraph.describe MODULE ...`.
+"""Reads the declarations of node modules from their annotations, in a process of its own.
 
 Importing a node module may import torch, so the engine never does it to learn what ports there are: it runs this once for each
 file and keeps the answer in the index (registry.py). Live classes and functions are described in the process that has them.
@@ -11,7 +11,6 @@ import inspect
 import json
 import sys
 import types
-import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -19,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from .authoring import Bound, Component, Fact, FileMark, Kind, NodeMark
 from .config import fields_of
 from .ports import ANY, BOOL, FLOAT, INT, TEXT, UNSET, Port, Type, port_to_json
+from .registry import type_name
 
 _SCALARS: dict[Any, Type] = {
     int: INT, float: FLOAT, str: TEXT, bool: BOOL, Path: Type("scalar", "folder"), type(None): Type("scalar", "none"),
@@ -93,11 +93,11 @@ def _plain_type(base: Any, where: str) -> Type:
         return _SCALARS[base]
     if isinstance(base, type):
         if hasattr(base, "_fields") and issubclass(base, tuple):
-            return Type("record", base.__name__, fields=_record_fields(base, where))
+            return Type("record", type_name(base), fields=_record_fields(base, where))
         if getattr(base, "_is_protocol", False):
-            return Type("protocol", base.__name__)
+            return Type("protocol", type_name(base))
         if issubclass(base, Component):
-            return Type("component", base.__name__)
+            return Type("component", type_name(base))
         if base.__module__ == "diffgraph.authoring" and base.__name__ == "File":
             return Type("scalar", "file")
     raise TypeError(f"{where}: {base!r} is not a type that a wire can carry; annotate it with a Kind")
@@ -197,7 +197,7 @@ def _inherited(cls: Any, attribute: str) -> bool:
 
 def describe_module(module: Any) -> dict[str, Any]:
     """Everything that a module declares: nodes, kinds, records, readers and writers."""
-    out: dict[str, Any] = {"nodes": [], "kinds": {}, "records": {}, "files": []}
+    out: dict[str, Any] = {"module": module.__name__, "nodes": [], "kinds": {}, "records": {}, "files": []}
     for name, thing in vars(module).items():
         if name.startswith("_"):
             continue
@@ -256,11 +256,13 @@ def main(arguments: Iterable[str]) -> None:
         name, _, file = argument.partition("=")
         try:
             module = import_file(name, Path(file)) if file else importlib.import_module(name)
-            answers[name] = describe_module(module)
-        except Exception as error:  # anything that a third party's module does at import
+            answers[name] = json.loads(json.dumps(describe_module(module)))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # anything that a third party's module does at import, sys.exit among it
             answers[name] = {"error": f"{type(error).__name__}: {error}"}
     json.dump(answers, real)
 
 
 if __name__ == "__main__":
-    typing.TYPE_CHECKING or main(sys.argv[1:])
+    main(sys.argv[1:])

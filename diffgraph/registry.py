@@ -15,16 +15,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .config import FieldSpec, ValueType
 from .errors import DiffgraphError, InputError, nearest
 from .ports import UNSET, Port, Type, port_from_json
 
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
 BUILT_IN = "diffgraph.nodes"
 
 
@@ -145,6 +145,14 @@ def _field_port(spec: FieldSpec) -> Port:
     )
 
 
+class Writer(NamedTuple):
+    """How a kind is written: the suffix of its files, the function at `module:name`, and the digest of its source."""
+
+    suffix: str
+    function: str
+    source: str
+
+
 class Registry:
     """The node types, kinds, records, readers and writers that are installed or were named by the user."""
 
@@ -152,9 +160,10 @@ class Registry:
         self.nodes: dict[str, NodeType] = {}
         self.kinds: dict[str, Port] = {}
         self.records: dict[str, Port] = {}
-        self.record_places: dict[str, str] = {}
+        self.record_places: set[str] = set()
         self.readers: dict[str, tuple[tuple[str, ...], str]] = {}
-        self.writers: dict[str, tuple[str, str]] = {}
+        self.writers: dict[str, Writer] = {}
+        self.carriers: dict[str, str] = {}
         self.broken: dict[str, str] = {}
 
     def add_index(self, index: Mapping[str, Any], digest: str, prefix: str = "") -> None:
@@ -169,15 +178,22 @@ class Registry:
                 )
             self.nodes[node.name] = node
         for name, port in index["kinds"].items():
-            self.kinds[name] = port_from_json(port)
+            kind = port_from_json(port)
+            if self.kinds.setdefault(name, kind) != kind:
+                raise DiffgraphError(
+                    f"the kind {name} is declared in two ways, the second in {index['module']}",
+                    hint="import the kind from the package that declares it, or give it another name",
+                )
         for name, port in index["records"].items():
-            self.records[name] = port_from_json(port)
-            self.record_places[name] = port["at"]
+            self.records[prefix + name] = port_from_json(port)
+            self.record_places.add(port["at"])
         for entry in index["files"]:
             if entry["role"] == "reader":
                 self.readers[entry["kind"]] = (tuple(entry["suffixes"]), entry["function"])
+            elif entry["role"] == "writer":
+                self.writers[entry["kind"]] = Writer(entry["suffixes"][0], entry["function"], digest)
             else:
-                self.writers[entry["kind"]] = (entry["suffixes"][0], entry["function"])
+                self.carriers.update(dict.fromkeys(entry["suffixes"], entry["function"]))
 
     def get(self, name: str) -> NodeType | None:
         found = self.nodes.get(name)
@@ -189,9 +205,11 @@ class Registry:
 
     def suggest(self, name: str) -> str:
         """A hint for an unknown type: a near name, or how to see all."""
-        if name in self.broken or name.split(".")[0] in self.broken:
-            return f"its module cannot be imported: {self.broken.get(name) or self.broken[name.split('.')[0]]}"
         near = nearest(name, [n for n, t in self.nodes.items() if t.role != "protocol"])
+        package = name.rpartition(".")[0]
+        broken = [text for key, text in self.broken.items() if key == package or (not package and "." in key)]
+        if broken and near != name:
+            return f"a module of its package cannot be imported: {broken[0]}"
         return f"did you mean {near}?" if near else "`diffgraph nodes` lists those that are installed"
 
     def fits_protocol(self, node: NodeType, protocol: NodeType) -> str | None:
@@ -230,10 +248,9 @@ class Registry:
     @cached_property
     def record_types(self) -> Callable[[str], type | None]:
         """Looks up the class of a declared record by its place: what the store may build, and nothing else."""
-        places = set(self.record_places.values())
 
         def find(place: str) -> type | None:
-            return import_name(place) if place in places else None
+            return import_name(place) if place in self.record_places else None
 
         return find
 
@@ -298,7 +315,8 @@ def source_digests(modules: Mapping[str, Path]) -> dict[str, str]:
     return digests
 
 
-def _packages() -> dict[str, str]:
+@cache
+def packages() -> dict[str, str]:
     """Registered packages: the prefix of their types and the package's name. The built-in one has no prefix."""
     found = {"": BUILT_IN}
     for entry in entry_points(group="diffgraph.nodes"):
@@ -307,12 +325,20 @@ def _packages() -> dict[str, str]:
     return found
 
 
+def type_name(cls: type) -> str:
+    """The name of a class as a type of graphs: with the prefix of its package, where that is a third party's."""
+    for prefix, package in packages().items():
+        if prefix and (cls.__module__ == package or cls.__module__.startswith(f"{package}.")):
+            return prefix + cls.__name__
+    return cls.__name__
+
+
 def _describe(missing: Iterable[str], files: Mapping[str, Path]) -> dict[str, Any]:
+    """What modules declare, from a process that imports them: with this one's paths, and not the working directory."""
     arguments = [f"{name}={files[name]}" if name in files else name for name in missing]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
-    done = subprocess.run(
-        [sys.executable, "-m", "diffgraph.describe", *arguments], capture_output=True, env=environment, check=False
-    )
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path or os.getcwd() for path in sys.path))
+    command = [sys.executable, "-P", "-m", "diffgraph.describe", *arguments]
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
     if done.returncode != 0:
         raise DiffgraphError("the node index could not be made:\n" + done.stderr.decode(errors="replace")[-2000:])
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -351,13 +377,19 @@ def _write_json(path: Path, data: Any) -> None:
         return  # an unwritable cache folder costs time, not results
 
 
+def index_key(module: str, digest: str) -> str:
+    """Under which name the index knows what a module declares: files of one content may be different modules."""
+    return hashlib.sha256(f"{module} {digest}".encode()).hexdigest()
+
+
 def build_index(modules: Mapping[str, Path], files: Mapping[str, Path]) -> dict[str, Any]:
     """Digest and declarations of every module, describing in a child process only what no index knows."""
     digests = source_digests(modules)
+    keys = {name: index_key(name, digest) for name, digest in digests.items()}
     folder, shipped, index = _index_folder(), _shipped(), {}
     missing = []
     for name, digest in digests.items():
-        known = shipped.get(digest) or _read_json(folder / f"{digest}.json")
+        known = shipped.get(keys[name]) or _read_json(folder / f"{keys[name]}.json")
         if known is None:
             missing.append(name)
         else:
@@ -366,7 +398,7 @@ def build_index(modules: Mapping[str, Path], files: Mapping[str, Path]) -> dict[
         for name, declared in _describe(missing, files).items():
             index[name] = {"digest": digests[name], "declares": declared}
             if "error" not in declared:
-                _write_json(folder / f"{digests[name]}.json", declared)
+                _write_json(folder / f"{keys[name]}.json", declared)
     return index
 
 
@@ -379,8 +411,12 @@ def registry(files: Iterable[Path] = ()) -> Registry:
     Raises InputError where a named file is missing or cannot be imported.
     """
     sets: list[tuple[str, dict[str, Path], bool]] = []
-    for prefix, package in _packages().items():
-        sets.append((prefix, package_modules(package), False))
+    missing = {}
+    for prefix, package in packages().items():
+        try:
+            sets.append((prefix, package_modules(package), False))
+        except (ImportError, InputError) as error:
+            missing[prefix.rstrip(".")] = str(error)
     for file in files:
         path = Path(file).resolve()
         if not path.is_file():
@@ -406,12 +442,13 @@ def registry(files: Iterable[Path] = ()) -> Registry:
         if not any("error" in entry["declares"] for *_, entry in combined):
             _write_json(combined_path, combined)
     result = Registry()
+    result.broken.update(missing)
     for prefix, name, named, entry in combined:
         declared = entry["declares"]
         if "error" in declared:
             if named:
                 raise InputError(f"--nodes {_files[name]}: {declared['error']}")
-            result.broken[prefix.rstrip(".") or name] = declared["error"]
+            result.broken[prefix.rstrip(".") or name] = f"{name}: {declared['error']}"
             continue
         result.add_index(declared, entry["digest"], prefix)
     _loaded[signature] = result
