@@ -48,7 +48,7 @@ class DDPMScheduler(DiscreteDiffusion, Component, version=1):
 
     Config = DDPMConfig
     published = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")  # whose configs say the same in the same words
-    ignored = frozenset({"set_alpha_to_one", "skip_prk_steps"})
+    ignored = frozenset({"set_alpha_to_one", "skip_prk_steps", "eta", "use_clipped_model_output"})
 
     @static
     def schedule(

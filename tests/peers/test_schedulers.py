@@ -242,4 +242,7 @@ def test_saving_what_the_library_reads(tmp_path: Any) -> None:
     )
     assert DDPMScheduler.from_pretrained(tmp_path).config == ours.config
     # another scheduler from the same file, with a field replaced
-    assert DDIMScheduler.from_pretrained(tmp_path, eta=0.5).config.eta == 0.5
+    swapped = DDIMScheduler.from_pretrained(tmp_path, eta=0.5)
+    assert swapped.config.eta == 0.5
+    swapped.save_pretrained(tmp_path)
+    assert DDPMScheduler.from_pretrained(tmp_path).config.beta_schedule == "squaredcos_cap_v2"
