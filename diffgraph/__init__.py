@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .authoring import Bound, Component, Fact, File, Kind, node, note, reader, static, target, writer
+    from .authoring import Bound, Component, Fact, File, Kind, carrier, node, note, reader, static, target, writer
     from .builder import Graph
     from .errors import (
         CheckError,
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
-    "authoring": ("Bound", "Component", "Fact", "File", "Kind", "node", "note", "reader", "static", "target", "writer"),
+    "authoring": (
+        "Bound", "Component", "Fact", "File", "Kind", "carrier", "node", "note", "reader", "static", "target", "writer",
+    ),
     "builder": ("Graph",),
     "errors": (
         "CheckError", "CheckFailed", "DiffgraphError", "DocumentError", "HubError", "InputError", "Interrupted", "PortError",
@@ -67,6 +69,7 @@ __all__ = [
     "RunError",
     "StoreError",
     "WeightsError",
+    "carrier",
     "node",
     "note",
     "reader",

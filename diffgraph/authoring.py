@@ -89,7 +89,7 @@ class NodeMark:
 
 @dataclass(frozen=True, slots=True)
 class FileMark:
-    """What `@reader` and `@writer` note on a function."""
+    """What `@reader`, `@writer` and `@carrier` note on a function."""
 
     role: str
     kind: str
@@ -136,6 +136,16 @@ def writer(kind: str, *, suffix: str) -> Callable[[F], F]:
 
     def mark(function: F) -> F:
         function.__diffgraph_file__ = FileMark("writer", kind, (suffix,))  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def carrier(kind: str, *, suffixes: tuple[str, ...]) -> Callable[[F], F]:
+    """Makes `function(data: bytes) -> dict[str, str]` what reads again the texts that a kind's writer put in a file."""
+
+    def mark(function: F) -> F:
+        function.__diffgraph_file__ = FileMark("carrier", kind, suffixes)  # type: ignore[attr-defined]
         return function
 
     return mark

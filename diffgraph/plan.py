@@ -16,7 +16,7 @@ from .components import Handle, Opener, make_handle
 from .errors import CheckError, DiffgraphError, Place
 from .graph import Arg, Body, GraphDocument, Lit, Node, Ref, ordered
 from .ports import UNSET, Port, Unset, Use, parse_dim
-from .registry import Method, NodeType, Registry, import_name
+from .registry import Method, NodeType, Registry
 from .sources import Loader, Source
 
 # Operations of instructions.
@@ -252,8 +252,7 @@ class Planner:
     def file_input(self, given: Any) -> Slot:
         """The value that a reader makes of a file, keyed by the file's content."""
         data = self.index(Known(given.file.data, digest("bytes", given.file.digest)))
-        reader = import_name(given.reader)
-        instruction = Instruction(CALL, (data,), function=reader, path=given.file.name, tensors=True)
+        instruction = Instruction(CALL, (data,), function=given.read, path=given.name, tensors=True)
         return self.emit(instruction, digest("read", given.digest), "")
 
     def scope(self, graph: GraphDocument, source: Source, names: dict[str, Bound], path: str) -> dict[str, Bound]:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import StoreError
-from .ports import Value
-from .registry import import_name, registry
+from .authoring import File
+from .document import write
+from .errors import DiffgraphError, StoreError
+from .inputs import FileInput
+from .plan import digest
+from .ports import UNSET, Value
+from .registry import Writer, import_name, registry
+from .run import Results
 from .session import Prepared
-from .store import Layers, Memory, Store, cache_folder
+from .sizes import parse_size
+from .store import GIB, MISSING, Layers, Memory, Store, cache_folder
+from .writing import document_plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,8 +28,15 @@ if TYPE_CHECKING:
 
 @cache
 def default_results() -> Layers:
-    """The memory of this process over the store on disk."""
-    return Layers(Memory(), Store(cache_folder() / "results", records=lambda place: registry().record_types(place)))
+    """The memory of this process over the store on disk, of 20 GiB or what DIFFGRAPH_CACHE_SIZE says."""
+    return Layers(Memory(), default_store())
+
+
+def default_store() -> Store:
+    """The store on disk. Raises InputError where DIFFGRAPH_CACHE_SIZE is no size."""
+    size = os.environ.get("DIFFGRAPH_CACHE_SIZE")
+    limit = parse_size(size, "DIFFGRAPH_CACHE_SIZE") if size else 20 * GIB
+    return Store(cache_folder() / "results", limit, records=lambda place: registry().record_types(place))
 
 
 class Result:
@@ -107,54 +122,92 @@ def make_result(prepared: Prepared, outputs: Mapping[str, Any]) -> Result:
         entry = writer_of(prepared, name)
         if entry is not None and hasattr(value, "_version"):
             tensor = value.as_subclass(_written_tensor())
-            tensor._suffix, tensor._writer, tensor._metadata = entry[0], import_name(entry[1]), metadata
+            tensor._suffix, tensor._writer, tensor._metadata = entry.suffix, import_name(entry.function), metadata
             wrapped[name] = tensor
         else:
             wrapped[name] = value
     return Result(wrapped)
 
 
-def writer_of(prepared: Prepared, name: str) -> tuple[str, str] | None:
-    """Suffix and function of the writer for an output: of its kind, or of a special kind of that whose facts fit."""
+def writer_of(prepared: Prepared, name: str) -> Writer | None:
+    """The writer for an output: of its kind, or of a special kind of that whose facts fit; of its items for a list."""
     value = prepared.kinds.get(name)
     return kind_writer(prepared, value) if value is not None else None
 
 
-def kind_writer(prepared: Prepared, value: Value) -> tuple[str, str] | None:
+def kind_writer(prepared: Prepared, value: Value) -> Writer | None:
+    """The writer for a value of which the checker knows this."""
     reg = prepared.registry
+    if value.type.form == "list" and value.item is not None:
+        return kind_writer(prepared, value.item)
     found = reg.writers.get(value.type.name)
     if found is None and value.type.form == "kind":
         for kind, entry in reg.writers.items():
             port = reg.kinds.get(kind)
-            if port is not None and port.type.of == value.type.name:
-                if all(value.facts.get(fact, word) == word for fact, word in port.facts):
-                    return entry
+            if port is None or port.type.of != value.type.name:
+                continue
+            if all(value.facts.get(fact, word) == word for fact, word in port.facts):
+                return entry
     return found
 
 
-def provenance(prepared: Prepared) -> dict[str, str]:
-    """What a written file carries: the document, those that it includes, and the inputs; never a secret, a file by digest."""
-    from .document import write
-    from .session import FileInput
-    from .writing import document_plain
+# --- files ----------------------------------------------------------------------------------------------------------
 
-    inputs: dict[str, Any] = {}
-    for name, value in prepared.values.items():
-        if prepared.graph.inputs[name].secret:
-            continue
-        if isinstance(value, FileInput):
-            inputs[name] = {"file": value.file.name, "sha256": value.file.digest}
-        elif isinstance(value, str | int | float | bool | list | None):
-            inputs[name] = str.__str__(value) if isinstance(value, str) else value
+
+def files_key(writer: Writer, key: str, metadata: Mapping[str, str]) -> str:
+    """The key under which the files of a value are kept: the value's, the writer's source, and what the files carry."""
+    return digest("files", key, writer.function, writer.source, json.dumps(metadata, sort_keys=True))
+
+
+def stored_files(results: Results, key: str) -> list[bytes] | None:
+    """Files that an earlier run wrote, so that the same run needs neither the value nor torch; or None."""
+    found = results.get(key) if results.has(key) else MISSING
+    return [array.tobytes() for array in found] if isinstance(found, list) else None
+
+
+def make_files(writer: Writer, value: Any, metadata: Mapping[str, str]) -> list[bytes]:
+    """The files of a value, one an item of a batch or a list, in the format of its kind. Raises PortError."""
+    function = import_name(writer.function)
+    values = value if isinstance(value, list) else [value]
+    return [data for item in values for data in function(item, dict(metadata))]
+
+
+def keep_files(results: Results, key: str, files: list[bytes]) -> None:
+    """Keeps files for `stored_files`. Raises StoreError."""
+    import numpy
+
+    results.put(key, [numpy.frombuffer(data, numpy.uint8) for data in files])
+
+
+def provenance(prepared: Prepared) -> dict[str, str]:
+    """What a written file carries: the document, those that it includes, and the inputs, without secrets.
+
+    A file among the inputs is there by name and digest. Empty where the graph holds live objects.
+    """
+    known, source = prepared.loader, prepared.source
+    read = known.documents.get(source.address)
     try:
-        main = write(document_plain(prepared.graph))
-    except Exception:
+        unchanged = read is not None and read[0] is prepared.graph
+        main = known.texts[source.address] if unchanged else write(document_plain(prepared.graph))
+    except DiffgraphError:
         return {}
-    documents = {address: text for address, text in prepared.loader.texts.items() if address != prepared.source.address}
-    bundle = {
-        "diffgraph": 1,
-        "main": prepared.source.address,
-        "documents": {prepared.source.address: main, **documents},
-        "inputs": inputs,
-    }
+    below = source.address.rpartition("/")[0] + "/" if "/" in source.address else ""
+    documents = {address.removeprefix(below): text for address, text in known.texts.items()}
+    name = source.address.removeprefix(below)
+    given = {name: value for name, value in prepared.values.items() if not prepared.graph.inputs[name].secret}
+    inputs = {name: plain for name, value in given.items() if (plain := _plain_input(value)) is not UNSET}
+    bundle = {"diffgraph": 1, "main": name, "documents": {**documents, name: main}, "inputs": inputs}
     return {"diffgraph": json.dumps(bundle, ensure_ascii=False, sort_keys=True)}
+
+
+def _plain_input(value: Any) -> Any:
+    """An input as JSON, a file by its name and digest; UNSET for a live value."""
+    file = value.file if isinstance(value, FileInput) else value
+    if isinstance(file, File):
+        return {"file": file.name, "sha256": file.digest}
+    if isinstance(value, list):
+        items = [_plain_input(item) for item in value]
+        return UNSET if UNSET in items else items
+    if isinstance(value, str):
+        return str.__str__(value)
+    return value if isinstance(value, int | float | bool | None) else UNSET

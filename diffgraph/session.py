@@ -1,39 +1,38 @@
-"""From a document and values to results: inputs, variants, check, plan and run in one place, for Python and the command line."""
+"""From a document and values to results: check, plan and run in one place, for Python and the command line."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import os
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .authoring import File, Target
-from .check import Checker, input_problem
-from .components import GivenAddress, Handle, Opener
-from .document import Items, Scalar, parse
-from .errors import CheckError, CheckFailed, DiffgraphError, InputError, nearest
-from .graph import GraphDocument, Lit, Node
-from .plan import Bound, Outputs, Planner, Program, Settings, select
-from .ports import Port, Value
-from .reading import Reader
+from .authoring import Target
+from .check import Checker
+from .components import Handle, Opener
+from .errors import CheckError, CheckFailed, DiffgraphError, InputError, Place
+from .graph import NAME, GraphDocument, Ref
+from .inputs import FileInput, apply_sets, resolve_inputs
+from .plan import CALL, METHOD, Bound, Planner, Program, Settings, select
+from .ports import Value
 from .registry import Registry, registry
-from .run import DamagedEntry, Listener, Results, Runner
+from .run import DamagedEntry, Event, Listener, Results, Runner
 from .sources import Loader, Source
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-MAX_FILE = 2**31
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run. device: as torch writes it, None to pick. dtype: "fp32", "fp16" or "bf16". memory: bytes for weights."""
+    """How to run.
+
+    device: as torch writes it, None to pick. dtype: "fp32", "fp16" or "bf16". memory: bytes for weights.
+    """
 
     device: str | None = None
     dtype: str = "fp32"
@@ -85,166 +84,6 @@ def check_device(device: str) -> None:
         raise InputError(f"the device {device} is not available to torch {torch.__version__}", hint="use --device cpu")
 
 
-@dataclass(frozen=True)
-class FileInput:
-    """A file given for an input, to be read by the reader of its kind during the run."""
-
-    kind: str
-    reader: str
-    file: File
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(f"{self.kind} {self.reader} {self.file.digest}".encode()).hexdigest()
-
-
-def read_file(path: str | Path, what: str) -> File:
-    """The content of a file that the user names. Raises InputError."""
-    place = Path(path).expanduser()
-    try:
-        if place.is_dir():
-            raise InputError(f"{what}: {path} is a folder, not a file")
-        if place.stat().st_size > MAX_FILE:
-            raise InputError(f"{what}: {path} is larger than 2 GiB")
-        data = place.read_bytes()
-    except FileNotFoundError:
-        near = nearest(place.name, [p.name for p in place.parent.glob("*")]) if place.parent.is_dir() else None
-        hint = f"did you mean {place.parent / near}?" if near else None
-        raise InputError(f"{what}: there is no file {path}", hint=hint) from None
-    except OSError as error:
-        raise InputError(f"{what}: {path} cannot be read: {error.strerror}") from None
-    return File(place.name, data, hashlib.sha256(data).hexdigest())
-
-
-def apply_sets(graph: GraphDocument, sets: Mapping[str, Any]) -> GraphDocument:
-    """The graph with keys of nodes replaced: `{"ddim.node": "PNDMScheduler", "denoise.guided.scale": 2.0}`.
-
-    Raises InputError for a node or a key that cannot be.
-    """
-    if not sets:
-        return graph
-    graph = copy.deepcopy(graph)
-    reader = Reader("--set")
-    for path, value in sets.items():
-        *names, key = path.split(".")
-        node = _find_node(graph, names, path)
-        arg = reader.arg(parse_value(value))
-        if reader.problems:
-            raise InputError(f"--set {path}: {reader.problems[0]}")
-        if key == node.form and node.form in ("node", "graph"):
-            node.target = Lit(str(value), node.target.place)
-        elif node.form in ("node", "call", "graph"):
-            node.args[key] = arg
-        else:
-            raise InputError(f"--set {path}: {names[-1]} is a {node.form}; set a key of a node inside it")
-    return graph
-
-
-def parse_value(value: Any) -> Any:
-    """A value given on the command line or in a variant as a tree of the document reader: YAML where it is text."""
-    if isinstance(value, str):
-        try:
-            return parse(value.encode(), "--set") if value.strip() else Scalar("", parse(b"''", "--set").place)
-        except DiffgraphError:
-            return Scalar(value, parse(b"''", "--set").place)
-    place = parse(b"''", "--set").place
-    if isinstance(value, list):
-        return Items(tuple(Scalar(item, place) for item in value), place)
-    return Scalar(value, place)
-
-
-def _find_node(graph: GraphDocument, names: list[str], path: str) -> Node:
-    nodes = graph.nodes
-    node: Node | None = None
-    for name in names:
-        node = nodes.get(name)
-        if node is None:
-            near = nearest(name, list(nodes))
-            raise InputError(
-                f"--set {path}: there is no node {name!r}",
-                hint=f"did you mean {near!r}?" if near else "it has: " + ", ".join(nodes),
-            )
-        nodes = {}
-        for body in (node.body, node.other):
-            if body is not None:
-                nodes |= body.nodes
-    if node is None:
-        raise InputError(f"--set {path}: write NODE.KEY=VALUE")
-    return node
-
-
-def resolve_inputs(
-    graph: GraphDocument, given: Mapping[str, Any], reg: Registry, variant: str | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The value of every input, and the node keys that the variant sets. All mistakes together as CheckFailed.
-
-    given: by input name, of the input's type; a path for a file or a kind with a reader, or a live value of the kind.
-    """
-    problems: list[DiffgraphError] = []
-    chosen: dict[str, Any] = {}
-    if variant is not None and variant not in graph.variants:
-        near = nearest(variant, list(graph.variants))
-        hint = f"did you mean {near!r}?" if near else "it has: " + (", ".join(graph.variants) or "none")
-        raise InputError(f"there is no variant {variant!r}", hint=hint)
-    if graph.variants:
-        chosen = dict(graph.variants[variant or next(iter(graph.variants))])
-    sets = chosen.pop("set", {})
-    for name in given:
-        if name not in graph.inputs:
-            near = nearest(name, list(graph.inputs))
-            hint = f"did you mean {near!r}?" if near else "it has: " + (", ".join(graph.inputs) or "none")
-            problems.append(InputError(f"there is no input {name!r}", hint=hint))
-    values: dict[str, Any] = {}
-    for item in graph.inputs.values():
-        port = reg.input_type(item.type)
-        if port is None:
-            continue  # the checker says so, with the place
-        if item.name in given:
-            value = given[item.name]
-        elif item.name in chosen:
-            value = chosen[item.name]
-        elif not item.required:
-            value = item.default
-        else:
-            option = item.name.replace("_", "-")
-            problems.append(
-                InputError(
-                    f"the input {item.name} ({item.type}) is missing",
-                    hint=f"give --{option}" + (f": {item.help}" if item.help else ""),
-                )
-            )
-            continue
-        problem = input_problem(item, port, value)
-        if problem:
-            problems.append(InputError(f"{item.name}: {problem}"))
-            continue
-        try:
-            values[item.name] = _convert(item.name, port, value, reg, user=item.name in given)
-        except DiffgraphError as error:
-            problems.append(error)
-    if problems:
-        raise CheckFailed(problems)
-    return values, sets
-
-
-def _convert(name: str, port: Port, value: Any, reg: Registry, *, user: bool) -> Any:
-    kind = port.type
-    if value is None:
-        return None
-    if kind.form == "scalar" and kind.name == "float" and isinstance(value, int):
-        return float(value)
-    if kind.form == "scalar" and kind.name in ("weights", "folder"):
-        return GivenAddress(value) if user else value
-    if kind.form == "scalar" and kind.name == "file":
-        return read_file(value, name)
-    if kind.form == "kind" and isinstance(value, str | Path) and "text" not in kind.literals:
-        entry = reg.readers.get(kind.name)
-        if entry is None:
-            raise InputError(f"{name}: no node package reads files of kind {kind.name}")
-        return FileInput(kind.name, entry[1], read_file(value, name))
-    return value
-
-
 @dataclass
 class Prepared:
     """A graph that was checked and planned with these inputs; `run` makes its outputs."""
@@ -260,7 +99,6 @@ class Prepared:
     kinds: dict[str, Value]
     results: Results | None
     memory: int | None
-    watch: dict[str, str] = field(default_factory=dict)
 
     def program(self) -> Program:
         """What will run, given what is stored now."""
@@ -276,14 +114,13 @@ class Prepared:
         for _ in range(8):
             program = self.program()
             target = Target(self.settings.device, self.settings.dtype)
-            if self.settings.device != "cpu" and program.code:
+            if self.settings.device != "cpu" and any(instruction.op in (CALL, METHOD) for instruction in program.code):
                 check_device(self.settings.device)
+            runner = Runner(program, results=self.results, listeners=listeners, target=target, memory=self.memory)
             try:
-                return Runner(
-                    program, results=self.results, listeners=listeners, target=target, memory=self.memory
-                ).run()
-            except DamagedEntry:
-                continue  # the store dropped the entry; plan again without it
+                return runner.run()
+            except DamagedEntry:  # the store dropped the entry; plan again without it
+                runner.emit(Event("warning", text="a stored result was damaged; it is computed again"))
         raise DiffgraphError(
             "stored results are damaged again and again", hint="`diffgraph cache clear` empties the store"
         )
@@ -328,36 +165,51 @@ class Session:
         return sorted(problems, key=_by_place), outputs
 
     def prepare(
-        self, graph: GraphDocument, source: Source, loader: Loader, given: Mapping[str, Any], *, variant: str | None = None,
-        sets: Mapping[str, Any] | None = None, show: Iterable[str] = (),
+        self, graph: GraphDocument, source: Source, loader: Loader, given: Mapping[str, Any], *,
+        variant: str | None = None, sets: Mapping[str, Any] | None = None, show: Iterable[str] = (),
+        kept: Mapping[str, Any] | None = None,
     ) -> Prepared:  # fmt: skip
-        """Checks and plans. Raises CheckFailed with all mistakes, InputError, WeightsError, HubError."""
-        values, variant_sets = resolve_inputs(graph, given, self.registry, variant)
-        graph = apply_sets(graph, {**variant_sets, **(sets or {})})
+        """Checks and plans.
+
+        show: values inside the graph, `NODE.PORT`, to have as outputs besides. kept: see resolve_inputs. Raises
+        CheckFailed with all mistakes, InputError, WeightsError, HubError.
+        """
+        values, variant_sets = resolve_inputs(graph, given, self.registry, variant, source=source, kept=kept)
+        graph = apply_sets(apply_sets(graph, variant_sets), sets or {}, user=True)
+        wanted = replace(graph, outputs={**graph.outputs, **_shown(graph, show)})
         opener = Opener()
-        problems, kinds = self.check(graph, source, loader, values, opener)
+        problems, kinds = self.check(wanted, source, loader, values, opener)
         if problems:
             raise CheckFailed(problems)
         settings = self.settings()
         planner = Planner(self.registry, loader, opener, settings)
-        planned = {name: planner.file_input(v) if isinstance(v, FileInput) else v for name, v in values.items()}
-        names = planner.inputs(planned)
-        outputs = dict(planner.scope(graph, source, names, ""))
-        for path in show:
-            outputs[path] = _shown(planner, names, path)
+        names = planner.inputs({name: _opened(planner, value) for name, value in values.items()})
+        outputs = dict(planner.scope(wanted, source, names, ""))
         return Prepared(
-            graph,
-            source,
-            values,
-            loader,
-            self.registry,
-            settings,
-            planner,
-            outputs,
-            kinds,
-            self.results,
+            graph, source, values, loader, self.registry, settings, planner, outputs, kinds, self.results,
             self.options.memory,
-        )
+        )  # fmt: skip
+
+
+def _shown(graph: GraphDocument, show: Iterable[str]) -> dict[str, Ref]:
+    """What `--show` names, as outputs."""
+    outputs = {}
+    for path in show:
+        name, *ports = path.split(".")
+        if not all(NAME.fullmatch(part) for part in (name, *ports)):
+            raise InputError(f"--show {path}: write NODE or NODE.PORT")
+        if path not in graph.outputs:
+            outputs[path] = Ref(name, tuple(ports), place=Place(f"--show {path}"))
+    return outputs
+
+
+def _opened(planner: Planner, value: Any) -> Any:
+    """A value of an input for the planner: files become what their reader will make of them."""
+    if isinstance(value, FileInput):
+        return planner.file_input(value)
+    if isinstance(value, list) and any(isinstance(item, FileInput) for item in value):
+        return planner.list_of([planner.file_input(item) for item in value])
+    return value
 
 
 def _by_place(problem: DiffgraphError) -> tuple[str, int, int]:
@@ -371,18 +223,3 @@ def _installed(package: str) -> bool:
     except PackageNotFoundError:
         return find_spec(package) is not None if package.isidentifier() else False
     return True
-
-
-def _shown(planner: Planner, names: Mapping[str, Bound], path: str) -> Bound:
-    first, *rest = path.split(".")
-    if first not in names:
-        near = nearest(first, list(names))
-        raise InputError(f"--show {path}: there is no node {first!r}", hint=f"did you mean {near!r}?" if near else None)
-    bound = names[first]
-    for part in rest:
-        try:
-            bound = planner.get(bound, part, first)
-        except (CheckError, KeyError, AttributeError):
-            has = f"it has: {', '.join(bound.fields)}" if isinstance(bound, Outputs) else None
-            raise InputError(f"--show {path}: {first} has no port {part!r}", hint=has) from None
-    return bound

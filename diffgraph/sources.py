@@ -25,7 +25,7 @@ def graphs_folder() -> Path:
 
 @dataclass(frozen=True)
 class Source:
-    """One document's origin. `address` identifies it; `label` is what errors show; `root` bounds what it may include."""
+    """One document's origin. `address` identifies it, `label` is what errors show, `root` bounds what it includes."""
 
     address: str
     label: str
@@ -37,7 +37,7 @@ class Source:
         if self.bundle is not None:
             if self.address not in self.bundle:
                 raise DocumentError(f"the bundle holds no document {self.address}", hint="it was cut or edited")
-            return self.bundle[self.address].encode()
+            return self.bundle[self.address].encode("utf-8", "surrogatepass")  # which the reader refuses
         assert self.path is not None
         return read(self.path)
 
@@ -50,7 +50,7 @@ class Source:
         if self.bundle is not None:
             address = text if text.startswith("pkg://") else _join(self.address, text)
             if address in self.bundle:
-                return Source(address, address, bundle=self.bundle)
+                return Source(address, self.label.removesuffix(self.address) + address, bundle=self.bundle)
         if text.startswith("pkg://"):
             return package_source(text)
         if "://" in text:
@@ -110,18 +110,29 @@ class Loader:
 
     documents: dict[str, tuple[GraphDocument, Source]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
+    faults: dict[str, list[DiffgraphError]] = field(default_factory=dict)
 
-    def load(self, source: Source) -> GraphDocument:
-        """Raises DocumentError, or CheckFailed with all mistakes of structure in the document."""
+    def read(self, source: Source) -> GraphDocument:
+        """The graph of a document as far as it can be read; `faults` has its mistakes of structure, by address.
+
+        Raises DocumentError for what is no graph at all.
+        """
         known = self.documents.get(source.address)
         if known is not None:
             return known[0]
+        if len(self.documents) >= MAX_INCLUDES:
+            raise DocumentError(f"the graph includes more than {MAX_INCLUDES} documents", hint="split it into several")
         data = source.read()
         graph, problems = read_graph(parse(data, source.label), source.label)
-        if problems:
-            raise CheckFailed(problems)
-        if len(self.documents) >= MAX_INCLUDES:
-            raise DiffgraphError(f"the graph includes more than {MAX_INCLUDES} documents")
         self.documents[source.address] = (graph, source)
         self.texts[source.address] = data.decode("utf-8-sig")
+        if problems:
+            self.faults[source.address] = problems
+        return graph
+
+    def load(self, source: Source) -> GraphDocument:
+        """The graph of a document without mistakes of structure. Raises DocumentError, or CheckFailed with all of them."""
+        graph = self.read(source)
+        if source.address in self.faults:
+            raise CheckFailed(self.faults[source.address])
         return graph

@@ -23,9 +23,10 @@ from .builder import Graph
 from .components import GivenAddress, Handle, Opener
 from .errors import CheckFailed, DiffgraphError, InputError, Interrupted, RunError, StoreError
 from .graph import Train
+from .inputs import apply_sets, resolve_inputs
 from .plan import Planner, select
 from .run import Event, Listener, Runner, _to_device
-from .session import Options, Session, apply_sets, check_device, resolve_inputs
+from .session import Options, Session, check_device
 
 if TYPE_CHECKING:
     import torch
@@ -139,8 +140,8 @@ class Trainer:
             raise InputError(f"{graph.source.label} is not a training graph: it has no `train:`", hint="`diffgraph graphs` lists those that are")
         self.out, self.listeners, self.source = out, tuple(listeners), graph.source
         session = Session(options or Options())
-        values, variant_sets = resolve_inputs(document, given, session.registry, variant)
-        document = apply_sets(document, {**variant_sets, **(sets or {})})
+        values, variant_sets = resolve_inputs(document, given, session.registry, variant, source=graph.source)
+        document = apply_sets(apply_sets(document, variant_sets), sets or {}, user=True)
         train = document.train
         assert train is not None
         opener = Opener()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from ..authoring import Fact, reader, writer
+from ..authoring import Fact, carrier, reader, writer
 from ..errors import InputError, PortError
 from .kinds import Image
 
@@ -125,6 +125,7 @@ def write_image(value: Any, metadata: dict[str, str]) -> list[bytes]:
     return files
 
 
+@carrier("Image", suffixes=(".png",))
 def read_metadata(data: bytes) -> dict[str, str]:
     """The texts that a PNG carries, by key; the first of two with one key.
 
