@@ -77,7 +77,7 @@ def _written_tensor() -> type:
     class Written(torch.Tensor):
         """A tensor output: `.pil()` gives pictures, `.save(path)` writes files, notebooks show it."""
 
-        __torch_function__ = torch._C._disabled_torch_function_impl
+        __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
         _writer: Any
         _suffix: str
         _metadata: dict[str, str]

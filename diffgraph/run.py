@@ -29,6 +29,7 @@ from .plan import (
     NEXT,
     Instruction,
     Program,
+    digest,
 )
 from .registry import NodeType
 from .store import MISSING
@@ -113,10 +114,18 @@ class Runner:
         self.keep, self.trace = keep, trace
         self.watched: dict[str, Any] = {}
         self._loops: dict[int, list[Any]] = {}
+        self._current = ""
+        self._notes: list[tuple[str, str]] = []  # path and text, heard since the last result was kept
+        self._told: set[str] = set()
         for instruction in program.code:
             if isinstance(instruction.function, NodeType):
                 instruction.function = instruction.function.load()
+            if instruction.handle is not None:
+                instruction.handle.on_load = self._loaded
         self._tensors = any(i.tensors or i.op in (GRAD, GRADIENT) for i in program.code if i.op in (CALL, METHOD, GRAD))
+
+    def _loaded(self, handle: Handle, seconds: float) -> None:
+        self.emit(Event("loaded", handle.path, seconds=seconds))
 
     def emit(self, event: Event) -> None:
         for listener in self.listeners:
@@ -131,8 +140,9 @@ class Runner:
         for index, value in (preset or {}).items():
             slots[index] = value
         target = running_target.set(self.target)
-        notes = running_notes.set(lambda text: self.emit(Event("note", text=text)))
+        notes = running_notes.set(self._note)
         try:
+            self._repeat_notes()
             with self._gradients(grad):
                 self._execute(slots)
         finally:
@@ -169,6 +179,7 @@ class Runner:
                 op = instruction.op
                 following = at + 1
                 if op == CALL or op == METHOD:
+                    self._current = instruction.path
                     if listening:
                         self.emit(Event("started", instruction.path))
                         began = time.perf_counter()
@@ -289,6 +300,8 @@ class Runner:
     def _after(self, instruction: Instruction, slots: list[Any]) -> None:
         for index, key in instruction.puts:
             self._put(key, slots[index])
+            if self._notes:
+                self._keep_notes(key, instruction.path)
         if self.watch and instruction.out in self.watch:
             self.watched[self.watch[instruction.out]] = slots[instruction.out]
         for index in instruction.frees:
@@ -305,6 +318,34 @@ class Runner:
         except StoreError as error:
             self.results = None
             self.emit(Event("warning", text=f"results are not kept: {error}"))
+
+    # --- notes
+
+    def _note(self, text: str) -> None:
+        self._notes.append((self._current, text))
+        self._tell(self._current, text)
+
+    def _tell(self, path: str, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self.emit(Event("note", path, text=text))
+
+    def _keep_notes(self, key: str, path: str) -> None:
+        """Keeps what a node said beside its result, to be said again when the result comes from the store."""
+        texts = [text for inner, text in self._notes if inner == path or inner.startswith(path + ".")]
+        if texts:
+            self._put(notes_key(key), texts)
+        self._notes = [(inner, text) for inner, text in self._notes if text not in texts]
+
+    def _repeat_notes(self) -> None:
+        if self.results is None or not self.listeners:
+            return
+        for unit in self.program.units:
+            for key in unit.stores.values() if unit.state != "run" else ():
+                if self.results.has(notes_key(key)):
+                    texts = self.results.get(notes_key(key))
+                    for text in texts if isinstance(texts, list) else ():
+                        self._tell(unit.path, text)
 
     # --- errors
 
@@ -339,6 +380,11 @@ class Runner:
         return RunError(
             f"{node} failed: {type(error).__name__}: {text}", node=node, place=place, hint="--debug shows the traceback"
         )
+
+
+def notes_key(key: str) -> str:
+    """The key under which the notes that belong to a result are kept."""
+    return digest("notes", key)
 
 
 class _NaN(Exception):
