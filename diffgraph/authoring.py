@@ -167,14 +167,15 @@ class Component:
             siblings = {"prediction": "scheduler_config.json:prediction_type"}
 
     published: the classes of published repositories that this one reads, the first is what it writes; any where empty.
-    config_file: the file that holds the config. files: what else is read; for each thing needed, alternatives split by
-    blanks, of which the first that exists is taken. A name without a suffix stands for tensors in all their published
-    forms (NAME.safetensors, shards, variants, pickles); a "?" at the end says that none need exist. A torch module
-    names its tensors so. attributes: whole numbers, or lists of them, worked out from config fields and readable in a
-    graph as `$model.sample_shape`. facts: of the component itself. siblings: facts taken from another config of the
-    same repository, as `file:field,field`. keys: patterns and replacements from published names of tensors to ours,
-    applied in order; a name that becomes empty is left out. ignored: published config keys that do not change what is
-    computed. metadata: what a published config says besides the fields; kept, and written back.
+    config_file: the file that holds the config; a "?" at the end says that it may be missing. files: what else is read;
+    for each thing needed, alternatives split by blanks, of which the first that exists is taken. A name without a
+    suffix stands for tensors in all their published forms (NAME.safetensors, shards, variants, pickles); a "?" at the
+    end says that none need exist. A torch module names its tensors so. attributes: whole numbers, or lists of them,
+    worked out from config fields and readable in a graph as `$model.sample_shape`. facts: of the component itself.
+    siblings: facts taken from another config of the same repository, as `file:field,field`. keys: patterns and
+    replacements from published names of tensors to ours, applied in order; a name that becomes empty is left out.
+    ignored: published config keys that do not change what is computed. metadata: what a published config says besides
+    the fields; kept, and written back.
     """
 
     version: ClassVar[int]

@@ -162,10 +162,12 @@ class Folder:
     def component(self, title: str, config_file: str, published: Sequence[str] = ()) -> tuple[Folder, dict[str, Any]]:
         """The folder that holds a component, and its published config.
 
-        title: the node type, for messages. published: the classes that it reads, any where empty. Looks here, then in
-        the one sub-folder that `model_index.json` names for such a class. Raises WeightsError, saying what there is
-        instead.
+        title: the node type, for messages. config_file: with a "?" at the end where it may be missing, which is an
+        empty config. published: the classes that it reads, any where empty. Looks here, then in the one sub-folder
+        that `model_index.json` names for such a class. Raises WeightsError, saying what there is instead.
         """
+        needed = not config_file.endswith("?")
+        config_file = config_file.removesuffix("?")
         here = self._beside_index(config_file)
         config = here.config(config_file)
         named = class_named(config) if config is not None else None
@@ -178,6 +180,8 @@ class Folder:
         if len(fit) == 1:
             below = here / fit[0]
             return below, below.config(config_file) or {}
+        if not (needed or fit or named):
+            return here, {}
         wants = f"{title} wants {_either(published)}" if published else f"{title} wants a {config_file}"
         if fit:
             raise WeightsError(f"{self}: holds several that fit: {', '.join(fit)}", hint=f"name one: {self}/{fit[0]}")

@@ -64,7 +64,9 @@ def read_config(
             hint = f"did you mean {near}?" if near else f"fields: {', '.join(fields)}"
             raise InputError(f"{title} has no config field {key!r}", hint=hint)
     here, found = folder.component(title, config_file, published)
-    values = parse_config(fields, {**found, **(overrides or {})}, ignored=ignored, where=f"{here}/{config_file}")
+    values = parse_config(
+        fields, {**found, **(overrides or {})}, ignored=ignored, where=f"{here}/{config_file.removesuffix('?')}"
+    )
     return ConfigRead(here, values, metadata_of(fields, found, ignored))
 
 
@@ -208,18 +210,23 @@ def save_pretrained(component: Component, folder: str | Path, *, dtype: torch.dt
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WeightsError(f"{place}: cannot be made: {error.strerror}") from None
+    published = dict(component.metadata)
     if is_module(cls):
-        save_tensors(_as_module(component), place, _stem(cls), dtype=tensor_dtype(dtype))
+        module: Any = component
+        save_tensors(module, place, _stem(cls), dtype=tensor_dtype(dtype))
+        stored = tensor_dtype(dtype) or next((t.dtype for t in module.parameters() if t.is_floating_point()), None)
+        published.update(
+            (key, str(stored).removeprefix("torch.")) for key in ("dtype", "torch_dtype") if key in published
+        )
     elif dtype is not None:
         raise InputError(f"{cls.__name__} holds no tensors, so it takes no dtype")
     component.save_files(place)
-    published = dict(component.metadata)
     names = cls.published or (cls.__name__,)
-    if class_named(published) not in names:
-        published = {"_class_name": names[0], **published} | {"_class_name": names[0]}
+    if "_class_name" in published or class_named(published) not in names:
+        published = {"_class_name": "", **published} | {"_class_name": names[0]}  # first in the file
     published |= dataclasses.asdict(component.config)
     text = json.dumps(published, indent=2, ensure_ascii=False)
-    write_whole(place / cls.config_file, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    write_whole(place / cls.config_file.removesuffix("?"), lambda path: path.write_text(text + "\n", encoding="utf-8"))
     return open_folder(Address("file", str(place), text=str(folder)))
 
 
@@ -228,11 +235,6 @@ def _stem(cls: type[Component]) -> str:
         if "." not in name:
             return name
     raise TypeError(f"{cls.__name__}.files names no tensors, such as diffusion_pytorch_model")
-
-
-def _as_module(component: Any) -> torch.nn.Module:
-    module: torch.nn.Module = component
-    return module
 
 
 _DTYPES = {"fp16": "float16", "fp32": "float32", "bf16": "bfloat16"}

@@ -307,8 +307,8 @@ def test_metadata_is_kept(saved: Path, tmp_path: Path) -> None:
     Tiny.from_pretrained(saved, scale=2.0).save_pretrained(tmp_path / "again")
     config = json.loads((tmp_path / "again" / "config.json").read_text())
     assert config["_diffusers_version"] == "0.0.4"
-    assert config["_class_name"] == "OldTinyModel"
-    assert (config["dropout"], config["torch_dtype"], config["scale"]) == (0.1, "float16", 2.0)
+    assert config["_class_name"] == "TinyModel"
+    assert (config["dropout"], config["torch_dtype"], config["scale"]) == (0.1, "float32", 2.0)
 
 
 def test_dtype(saved: Path, tmp_path: Path) -> None:
@@ -396,6 +396,18 @@ def test_component_without_tensors(tmp_path: Path) -> None:
         (tmp_path / "words" / name).unlink()
     message = refusal(lambda: Words.from_pretrained(tmp_path / "words"))
     assert "there is no words.json or words.txt; there is: tokenizer_config.json" in message
+
+
+def test_config_that_may_be_missing(tmp_path: Path) -> None:
+    class Loose(Words):
+        config_file = "tokenizer_config.json?"
+
+    Loose(WordsConfig(lower=False), ["a"]).save_pretrained(tmp_path)
+    assert not Loose.from_pretrained(tmp_path).config.lower
+    edit(tmp_path, "tokenizer_config.json", _class_name="Other")
+    assert "this is an Other" in refusal(lambda: Loose.from_pretrained(tmp_path))
+    (tmp_path / "tokenizer_config.json").unlink()
+    assert Loose.from_pretrained(tmp_path).config.lower
 
 
 # --- layouts --------------------------------------------------------------------------------------------------------

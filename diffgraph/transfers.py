@@ -1,0 +1,69 @@
+"""Moving files: work on several at once, counting bytes into one progress, saying sizes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+CONNECTIONS = 8
+
+
+def say_bytes(count: int) -> str:
+    """A size in words, such as "455 MB"."""
+    size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{size:.3g} {units[0]}"
+
+
+def meter(add: Callable[[int], None]) -> Any:
+    """What huggingface_hub takes for a class of progress bars, and which counts into ours."""
+
+    class Meter:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def __enter__(self) -> Meter:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def update(self, count: float | None = 1) -> None:
+            add(int(count or 0))
+
+    return Meter
+
+
+def each(work: Callable[[str], None], names: Sequence[str]) -> None:
+    """Does the work for every name, several at once, until one fails; that error is raised. Ctrl-C waits for none."""
+    waiting = list(reversed(names))
+    results: SimpleQueue[BaseException | None] = SimpleQueue()
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.is_set():
+            try:
+                name = waiting.pop()
+            except IndexError:
+                return
+            try:
+                work(name)
+            except BaseException as error:
+                stop.set()
+                results.put(error)
+            else:
+                results.put(None)
+
+    for _ in range(min(CONNECTIONS, len(names))):
+        threading.Thread(target=run, daemon=True).start()
+    try:
+        for _ in names:
+            failure = results.get()
+            if failure is not None:
+                raise failure
+    finally:
+        stop.set()
