@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from .calls import Calls
-from .graph import Arg, Body, Node, Ref, ordered
-from .ports import ANY, BOOL, UNSET, Port, Type, Value, compatible, literal_value
+from .graph import Arg, Body, Node, Ref, arg_refs, inner_args, node_refs, ordered
+from .ports import ANY, BOOL, FLOAT, INT, UNSET, Port, Type, Value, compatible, literal_value
 from .scopes import Scope
 
 
@@ -27,7 +28,8 @@ class Bodies(Calls):
                 "these nodes wait for each other: " + " -> ".join(cycle),
                 "break the cycle, or use a loop",
             )
-            order = [*order, *(node for node in nodes.values() if node not in order)]
+            done = {node.name for node in order}
+            order = [*order, *(node for name, node in nodes.items() if name not in done)]
             scope.names.update({name: Value(ANY) for name in cycle})
             scope.used.update(cycle)
         for node in order:
@@ -37,6 +39,10 @@ class Bodies(Calls):
 
     def node(self, node: Node, scope: Scope) -> Value:
         return getattr(self, f"_{node.form}")(node, scope)  # type: ignore[no-any-return]
+
+    def _unreadable(self, node: Node, scope: Scope) -> Value:
+        self._skip(node, scope)
+        return Value(ANY)
 
     def _unused(self, nodes: Mapping[str, Node], scope: Scope) -> None:
         for node in nodes.values():
@@ -53,7 +59,7 @@ class Bodies(Calls):
                 self.fault(node.place, f"{node.name}: the name {name} is taken already around the body", "rename it")
         loops = (*scope.loops, id(node)) if loop else scope.loops
         branches = (*scope.branches, (id(node), arm)) if arm is not None else scope.branches
-        return Scope({**scope.names, **own}, scope.source, f"{scope.path}{node.name}.", loops, branches)
+        return Scope(scope.names.new_child(dict(own)), scope.source, f"{scope.path}{node.name}.", loops, branches)
 
     def _leave(self, node: Node, body: Body, scope: Scope, inside: Scope, own: Iterable[str]) -> None:
         local = {*own, *body.nodes}
@@ -69,7 +75,8 @@ class Bodies(Calls):
             inside.names[name] = self._fresh(inside.names[name], inside.loops)
         assert node.body is not None
         self._nodes(node.body.nodes, inside)
-        result: dict[str, Value] = {}
+        self._stale(node)
+        result = {name: Value(ANY) for name in start}
         for name, arg in node.next.items():
             if name not in start:
                 continue
@@ -92,7 +99,21 @@ class Bodies(Calls):
                     f"wire ${name} where the loop now takes a value from outside",
                 )  # fmt: skip
         self._leave(node, node.body, scope, inside, own)
-        return Value(Type("record", node.name), fields=result)
+        return Value(Type("outputs", node.name), fields=result)
+
+    def _stale(self, node: Node) -> None:
+        """Refuses, inside a loop, what a carried value was before the loop: every turn would begin anew."""
+        starts = {(arg.name, arg.path): name for name, arg in node.carry.items() if isinstance(arg, Ref)}
+        assert node.body is not None
+        inside = (ref for inner in node.body.nodes.values() for ref in node_refs(inner))
+        for ref in (*inside, *(ref for arg in inner_args(node) for ref in arg_refs(arg))):
+            name = starts.get((ref.name, ref.path))
+            if name is not None:
+                self.fault(
+                    ref.place,
+                    f"{node.name}: {ref} is what {name} was before the loop, the same at every turn",
+                    f"wire ${name}, which the loop carries",
+                )
 
     def _element(self, node: Node, scope: Scope) -> Value:
         sequence = self.value(node.target, scope, node.name)
@@ -104,10 +125,20 @@ class Bodies(Calls):
             item = sequence.item
             return replace(item, facts={**sequence.facts, **item.facts})
         if isinstance(sequence.literal, list) and sequence.literal:
-            return replace(literal_value(sequence.literal[0]), literal=UNSET)
+            return self._element_of(node, sequence.literal)
         if sequence.fields:
             return replace(next(iter(sequence.fields.values())), literal=UNSET)
         return Value(ANY)
+
+    def _element_of(self, node: Node, items: list[Any]) -> Value:
+        """What the items of a literal list are, all of one type; whole numbers among others are numbers."""
+        types = {literal_value(item).type for item in items}
+        if types == {INT, FLOAT}:
+            return Value(FLOAT)
+        if len(types) > 1:
+            names = ", ".join(sorted(map(str, types)))
+            return self.fault(node.target.place, f"{node.name}: the items are of different types: {names}")
+        return Value(types.pop())
 
     def _same(self, node: Node, what: str, arg: Arg, value: Value, first: Value) -> None:
         """A carried value keeps its type, shape and facts from turn to turn, and both branches give alike."""
@@ -134,7 +165,7 @@ class Bodies(Calls):
         assert node.body is not None
         self._leave(node, node.body, scope, inside, own)
         fields = {name: Value(Type("list", item=Port(value.type)), item=value) for name, value in outputs.items()}
-        return Value(Type("record", node.name), fields=fields)
+        return Value(Type("outputs", node.name), fields=fields)
 
     def _body(self, node: Node, body: Body | None, inside: Scope) -> dict[str, Value]:
         assert body is not None
@@ -147,14 +178,14 @@ class Bodies(Calls):
             self.fault(
                 node.target.place,
                 f"{node.name}: `when` takes true or false; {node.target} is {flag.type}",
-                "Equal and Between compare",
+                "a node that compares gives one",
             )
         inside = self._inside(node, scope, {}, loop=False, arm=0)
         outputs = self._body(node, node.body, inside)
         assert node.body is not None
         self._leave(node, node.body, scope, inside, ())
         if node.other is None:
-            return Value(Type("record", node.name), fields={n: replace(v, maybe=True) for n, v in outputs.items()})
+            return Value(Type("outputs", node.name), fields={n: replace(v, maybe=True) for n, v in outputs.items()})
         otherwise = self._inside(node, scope, {}, loop=False, arm=1)
         others = self._body(node, node.other, otherwise)
         self._leave(node, node.other, scope, otherwise, ())
@@ -162,17 +193,17 @@ class Bodies(Calls):
             if name in outputs:
                 self._same(node, f"else.outputs.{name}", node.other.outputs[name], value, outputs[name])
         return Value(
-            Type("record", node.name), fields={n: replace(v, literal=UNSET, known=UNSET) for n, v in outputs.items()}
+            Type("outputs", node.name), fields={n: replace(v, literal=UNSET, known=UNSET) for n, v in outputs.items()}
         )
 
     def _grad(self, node: Node, scope: Scope) -> Value:
         x = self.value(node.target, scope, node.name)
         own = {node.as_name: x}
         inside = self._inside(node, scope, own, loop=False)
-        assert node.body is not None and node.of is not None
+        assert node.body is not None
         self._nodes(node.body.nodes, inside)
-        score = self.value(node.of, inside, f"{node.name}.of")
+        score = self.value(node.of, inside, f"{node.name}.of") if node.of is not None else Value(ANY)
         if node.as_name not in inside.used:
             self.fault(node.place, f"{node.name}: the score does not depend on ${node.as_name}")
         self._leave(node, node.body, scope, inside, own)
-        return Value(Type("record", node.name), fields={"value": score, "grad": replace(x, literal=UNSET)})
+        return Value(Type("outputs", node.name), fields={"value": score, "grad": replace(x, literal=UNSET)})

@@ -157,7 +157,9 @@ class Graph:
         """The graph of a source that was opened."""
         graph = cls(nodes=nodes)
         graph.source, graph.loader = source, loader
-        graph.document = loader.load(source)
+        graph.document = loader.read(source)
+        if source.address in loader.faults:
+            graph.check()  # raises, with what else is wrong
         graph._scopes = [graph.document.nodes]
         graph._names = _all_names(graph.document)
         return graph

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from .errors import DiffgraphError, nearest
@@ -195,7 +196,7 @@ class Calls(References):
     def _fitting(self, port: Port, use: Use, scope: Scope, avoid: str = "") -> str | None:
         """What in sight would fit, as a hint."""
         found: list[str] = []
-        for name, value in reversed(scope.names.items()):
+        for name, value in islice(reversed(dict(scope.names).items()), 100):
             for text, candidate in [(f"${name}", value), *((f"${name}.{part}", v) for part, v in value.fields.items())]:
                 if (
                     text == avoid
@@ -247,11 +248,13 @@ class Calls(References):
         def dims_of(value: Value) -> Any:
             if value.type.form == "list" and value.fields:
                 return [dims_of(item) for item in value.fields.values()]
-            if value.dims is not None:
-                return self.unifier.resolve(value.dims)
-            return value.literal if not isinstance(value.literal, Unset) else None
+            return self.unifier.resolve(value.dims) if value.dims is not None else None
 
-        known = {name: dims_of(value) for name, value in values.items()}
+        known: dict[str, Any] = {}
+        for name, value in values.items():
+            plain = method.inputs[name].type.form in ("scalar", "choice")
+            literal = None if isinstance(value.literal, Unset) else value.literal
+            known[name] = literal if plain else dims_of(value)
         for name, port in method.inputs.items():
             if name not in known:
                 known[name] = port.default
@@ -262,11 +265,15 @@ class Calls(References):
         except DiffgraphError as error:
             self.fault(node.place, f"{node.name}: {error.message}", error.hint)
             return None
+        except (IndexError, TypeError):  # more dimensions are asked of an input than are known of it
+            return None
         return tuple(Dim.of(d) if isinstance(d, int) else d for d in dims)
 
 
 def is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str | list)
+    if isinstance(value, list):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _unknown(part: Any) -> bool:

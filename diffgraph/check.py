@@ -6,17 +6,22 @@ given by `configs`. An included graph is checked where it stands, with what is w
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from .bodies import Bodies
 from .calls import is_plain
-from .errors import CheckError, CheckFailed, DiffgraphError, nearest
+from .errors import CheckError, DiffgraphError, Place, nearest
 from .graph import Arg, GraphDocument, Input, Lit, Node
-from .ports import ANY, UNSET, Dim, Port, Type, Unset, Use, Value, compatible, literal_problem, literal_value
+from .ports import ANY, UNSET, Dim, Port, Rest, Type, Unset, Use, Value, compatible, literal_problem, literal_value
+from .registry import Registry
 from .scopes import ComponentInfo, Configs, Scope
 from .sources import Source
+
+MAX_DEPTH = 32  # of graphs in graphs
 
 FOLDER = Port(Type("scalar", "folder"))
 _scalars = ("text", "int", "float", "bool", "choice", "file", "folder", "weights")
@@ -27,26 +32,35 @@ class Checker(Bodies):
 
     def document(self, graph: GraphDocument, source: Source, given: Mapping[str, Any]) -> dict[str, Value]:
         """Checks a whole document with these values of its inputs; returns what is known of its outputs."""
+        self.structure(graph, source)
+        self._addresses.append(source.identity)
         names = {item.name: self._input(item, given.get(item.name, UNSET)) for item in graph.inputs.values()}
         for variant, values in graph.variants.items():
-            for key in values:
-                if key != "set" and key not in graph.inputs:
-                    near = nearest(key, list(graph.inputs))
-                    place = graph.places[f"variants.{variant}"]
-                    self.fault(
-                        place,
-                        f"variant {variant}: there is no input {key!r}",
-                        f"did you mean {near!r}?" if near else None,
-                    )
-        scope = Scope(names, source)
+            self._variant(graph, variant, values)
+        scope = Scope(ChainMap(names), source)
         if graph.train is not None:
             self._train(graph, scope)
         return self._document_body(graph, scope)
 
+    def _variant(self, graph: GraphDocument, variant: str, values: Mapping[str, Any]) -> None:
+        place = graph.places.get(f"variants.{variant}", Place(graph.file))
+        for key, value in values.items():
+            item = graph.inputs.get(key)
+            if item is None and key != "set":
+                near = nearest(key, list(graph.inputs))
+                hint = f"did you mean {near!r}?" if near else None
+                self.fault(place, f"variant {variant}: there is no input {key!r}", hint)
+            elif item is None and not isinstance(value, dict):
+                self.fault(place, f"variant {variant}: `set` is a mapping, such as {{NODE.KEY: VALUE}}")
+            elif item is not None:
+                port = input_port(item, self.registry)
+                if port is not None and (problem := input_problem(item, port, value)):
+                    self.fault(place, f"variant {variant}: {key}: {problem}")
+
     def _document_body(self, graph: GraphDocument, scope: Scope) -> dict[str, Value]:
         outer = set(scope.names)
         self._nodes(graph.nodes, scope)
-        outputs = {name: self.value(arg, scope, f"output {name}") for name, arg in graph.outputs.items()}
+        outputs = {name: self._result(name, arg, scope) for name, arg in graph.outputs.items()}
         if graph.train is not None:
             self._train_ends(graph, scope)
         self._unused(graph.nodes, scope)
@@ -55,8 +69,17 @@ class Checker(Bodies):
                 self.fault(graph.inputs[name].place, f"nothing uses the input {name}", f"wire ${name}, or remove it")
         return outputs
 
+    def _result(self, name: str, arg: Arg, scope: Scope) -> Value:
+        """An output of a document: one value, and no component."""
+        value = self.value(arg, scope, f"output {name}")
+        if value.component is not None:
+            return self.fault(arg.place, f"output {name}: {arg} is a component, which is no result", "call it")
+        if value.type.form == "record" and not value.type.fields and value.fields:
+            return self.fault(arg.place, f"output {name}: {arg} has several outputs", f"name one: {', '.join(value.fields)}")
+        return value
+
     def _input(self, item: Input, given: Any) -> Value:
-        port = self.registry.input_type(item.type)
+        port = input_port(item, self.registry)
         if port is None:
             near = nearest(item.type, [*self.registry.kinds, *self.registry.records, *_scalars, *self._components()])
             hint = (
@@ -66,7 +89,8 @@ class Checker(Bodies):
         if item.type == "choice":
             if not item.choices:
                 return self.fault(item.place, f"input {item.name}: a choice needs `choices: [...]`")
-            port = Port(Type("choice", options=item.choices))
+        if (item.min is not None or item.max is not None) and not _is_number(port):
+            return self.fault(item.place, f"input {item.name}: min and max are of numbers, not of {port.type}")
         actual = given if not isinstance(given, Unset) else (item.default if not item.required else UNSET)
         if not item.required and (problem := input_problem(item, port, item.default)):
             return self.fault(item.place, f"input {item.name}: the default {problem}")
@@ -81,6 +105,8 @@ class Checker(Bodies):
             value.known = actual if is_plain(actual) else UNSET
             if port.type.name in ("text", "weights", "bool"):
                 value.literal = value.known
+        if value.dims is None and port.type.form == "kind" and not port.type.literals:
+            value.dims = (Rest(item.name),)
         if actual is None:
             value.known, value.literal = UNSET, UNSET
         return value
@@ -92,14 +118,13 @@ class Checker(Bodies):
         text = node.target_text
         try:
             source = scope.source.include(text)
-            if source.address in self._addresses:
-                cycle = [*self._addresses[self._addresses.index(source.address) :], source.address]
-                raise CheckError("graphs include each other: " + " -> ".join(cycle), hint="break the cycle")
-            inner = self.loader.load(source)
-        except CheckFailed as failed:
-            self.problems.extend(p for p in failed.problems if p not in self.problems)
-            self._skip(node, scope)
-            return Value(ANY)
+            if source.identity in self._addresses:
+                around = self._addresses[self._addresses.index(source.identity) :]
+                cycle = " -> ".join(Path(address).name for address in (*around, source.identity))
+                raise CheckError(f"graphs include each other: {cycle}", hint="break the cycle")
+            if len(self._addresses) > MAX_DEPTH:
+                raise CheckError(f"graphs include each other more than {MAX_DEPTH} levels deep", hint="flatten them")
+            inner = self.loader.read(source)
         except DiffgraphError as error:
             self._skip(node, scope)
             return self.fault(node.target.place, f"{node.name}: {error.message}", error.hint)
@@ -120,26 +145,33 @@ class Checker(Bodies):
             if item.name in names:
                 continue
             if item.required:
-                port = self.registry.input_type(item.type)
+                port = input_port(item, self.registry)
                 hint = self._fitting(port, use, scope) if port is not None else None
                 names[item.name] = self.fault(
                     node.place, f"{node.name}: {text} needs the input {item.name} ({item.type})", hint
                 )
             else:
-                names[item.name] = literal_value(item.default)
-        inside = Scope(names, source, f"{scope.path}{node.name}.", scope.loops, scope.branches)
+                names[item.name] = self._default(item)
+        inside = Scope(ChainMap(names), source, f"{scope.path}{node.name}.", scope.loops, scope.branches)
         self._including.append(f"{node.name}, included at {node.place}")
-        self._addresses.append(source.address)
-        try:
-            outputs = self._document_body(inner, inside)
-        finally:
-            self._including.pop()
-            self._addresses.pop()
-        return Value(Type("record", node.name), fields=outputs)
+        self._addresses.append(source.identity)
+        self.structure(inner, source)
+        outputs = self._document_body(inner, inside)
+        self._including.pop()
+        self._addresses.pop()
+        self._documents.pop()
+        return Value(Type("outputs", node.name), fields=outputs)
+
+    def _default(self, item: Input) -> Value:
+        """What an included graph's input is where nothing is wired into it."""
+        port = self.registry.input_type(item.type)
+        if item.default is None or port is None or port.type.form != "kind":
+            return literal_value(item.default)
+        return Value(port.type, known=item.default)
 
     def _passed(self, node: Node, name: str, arg: Arg, item: Input, use: Use, scope: Scope) -> Value:
         value = self.value(arg, scope, f"{node.name}.{name}")
-        port = self.registry.input_type(item.type)
+        port = input_port(item, self.registry)
         if port is None:
             return value
         port = replace(
@@ -147,11 +179,11 @@ class Checker(Bodies):
             optional=not item.required and item.default is None,
             default=item.default if not item.required else UNSET,
         )
-        if item.type == "choice":
-            port = replace(port, type=Type("choice", options=item.choices))
         if not self._meet(node, name, arg, value, port, use, scope):
             return Value(ANY)
         exact = value.known if isinstance(value.literal, Unset | Dim) else value.literal
+        if value.written:
+            value = Value(port.type, known=exact) if port.type.form == "kind" else replace(value, written=False)
         if is_plain(exact) and (problem := input_problem(item, port, exact)):
             self.fault(
                 arg.place, f"{node.name}.{name}: {problem}", "as written" if isinstance(arg, Lit) else f"from {arg}"
@@ -196,29 +228,34 @@ class Checker(Bodies):
                 self.fault(
                     train.place, f"train.update: {name} is a {value.component.type.name}, which has no weights to train"
                 )
-        for key in ("steps", "checkpoint"):
-            number = train.settings.get(key)
-            if isinstance(number, str) and number.startswith("$"):
-                scope.used.add(number[1:])
-        for value in train.settings.values():
-            if isinstance(value, str) and value.startswith("$"):
-                scope.used.add(value[1:].split(".")[0])
+        stack = list(train.settings.items())
+        while stack:
+            key, setting = stack.pop()
+            if isinstance(setting, dict):
+                stack.extend((f"{key}.{name}", inner) for name, inner in setting.items())
+            elif isinstance(setting, str) and setting.startswith("$"):
+                scope.used.add(setting[1:])
+                if setting[1:] not in graph.inputs:
+                    near = nearest(setting[1:], list(graph.inputs))
+                    hint = f"did you mean ${near}?" if near else "a number, or an input of the graph"
+                    self.fault(train.place, f"train.{key}: there is no input {setting}", hint)
+
+
+def input_port(item: Input, registry: Registry) -> Port | None:
+    """The port that a declared input stands for, or None where there is no such type."""
+    return Port(Type("choice", options=item.choices)) if item.type == "choice" else registry.input_type(item.type)
+
+
+def _is_number(port: Port) -> bool:
+    names = (port.type.name,) if port.type.form == "scalar" else port.type.literals
+    return not {"int", "float"}.isdisjoint(names)
 
 
 def input_problem(item: Input, port: Port, value: Any) -> str | None:
     """What is wrong with a value for a declared input, in words, or None."""
     if value is None:
         return None if not item.required and item.default is None else f"is null; expected {port.type}"
-    if not is_plain(value):
-        return None
-    if (
-        port.type.form in ("kind", "scalar")
-        and port.type.name not in ("int", "float", "bool")
-        and isinstance(value, str)
-    ):
-        if port.type.form == "kind" and "text" not in port.type.literals:
-            return None  # the path of a file, which the kind's reader opens
-    elif problem := literal_problem(value, port):
+    if problem := _given_problem(value, port):
         return problem
     if item.choices and value not in item.choices:
         return f"{value!r} is not one of {', '.join(map(repr, item.choices))}"
@@ -230,4 +267,14 @@ def input_problem(item: Input, port: Port, value: Any) -> str | None:
     return None
 
 
-__all__ = ["Checker", "ComponentInfo", "Configs", "input_problem"]
+def _given_problem(value: Any, port: Port) -> str | None:
+    if isinstance(value, list) and port.type.form == "list" and port.type.item is not None:
+        return next((p for item in value if (p := _given_problem(item, port.type.item))), None)
+    if not is_plain(value):
+        return None
+    if isinstance(value, str) and port.type.form == "kind" and "text" not in port.type.literals:
+        return None  # the path of a file, which the kind's reader opens
+    return literal_problem(value, port)
+
+
+__all__ = ["Checker", "ComponentInfo", "Configs", "input_port", "input_problem"]

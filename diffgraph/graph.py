@@ -8,12 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Any
 
 from .errors import Place
 
 FORMAT = 1
 FORMS = ("node", "call", "graph", "loop", "map", "when", "grad")
+UNREADABLE = "unreadable"  # the form of a node that could not be read
+UNREAD: Any = object()  # the value of an argument that could not be read
 BODY_KEYS: dict[str, tuple[str, ...]] = {
     "loop": ("loop", "as", "carry", "nodes", "next", "collect"),
     "map": ("map", "as", "nodes", "outputs"),
@@ -82,7 +85,10 @@ class Body:
 
 @dataclass(slots=True)
 class Node:
-    """One node. `target` is a type's name, a reference to a component's method, the address of a graph, or what a body is over."""
+    """One node.
+
+    `target` is a type's name, a reference to a component's method, the address of a graph, or what a body is over.
+    """
 
     name: str
     form: str
@@ -101,6 +107,12 @@ class Node:
     @property
     def target_text(self) -> str:
         return str(self.target.value) if isinstance(self.target, Lit) else str(self.target)
+
+    @property
+    def inner(self) -> dict[str, Node]:
+        """The nodes directly in its bodies."""
+        first = self.body.nodes if self.body is not None else {}
+        return {**first, **self.other.nodes} if self.other is not None else first
 
 
 @dataclass(slots=True)
@@ -143,7 +155,7 @@ def arg_refs(arg: Arg | None) -> Iterator[Ref]:
 
 def outer_args(node: Node) -> Iterator[Arg]:
     """The arguments of a node that are read in the scope around it."""
-    if node.form not in ("node", "graph"):
+    if node.form not in ("node", "graph", UNREADABLE):
         yield node.target
     yield from node.args.values()
     yield from node.carry.values()
@@ -177,26 +189,33 @@ def node_refs(node: Node) -> Iterator[Ref]:
 
 
 def ordered(nodes: Mapping[str, Node]) -> tuple[list[Node], list[str]]:
-    """Nodes so that each comes after those it refers to, and the names of a cycle where there is one. Iterative; stable."""
+    """Nodes so that each comes after those it refers to, and the names of a cycle where there is one.
+
+    Iterative. Where the document's own order will do it is kept, so that what belongs together runs together.
+    """
     waiting = {name: {ref.name for ref in node_refs(node)} & nodes.keys() for name, node in nodes.items()}
+    rank = {name: number for number, name in enumerate(nodes)}
     users: dict[str, list[str]] = {name: [] for name in nodes}
     for name, needed in waiting.items():
         for other in needed:
             users[other].append(name)
     counts = {name: len(needed) for name, needed in waiting.items()}
-    ready = [name for name in nodes if not counts[name]]
+    names = list(nodes)
+    ready = [rank[name] for name in nodes if not counts[name]]
     result = []
-    for name in ready:
+    while ready:
+        name = names[heappop(ready)]
         result.append(nodes[name])
         for user in users[name]:
             counts[user] -= 1
             if not counts[user]:
-                ready.append(user)
+                heappush(ready, rank[user])
     if len(result) == len(nodes):
         return result, []
     name = next(n for n in nodes if counts[n])
-    path: list[str] = []
+    path: dict[str, None] = {}
     while name not in path:
-        path.append(name)
-        name = next(n for n in sorted(waiting[name]) if counts[n])
-    return result, [*path[path.index(name) :], name]
+        path[name] = None
+        name = min((n for n in waiting[name] if counts[n]), key=rank.__getitem__)
+    cycle = list(path)
+    return result, [*cycle[cycle.index(name) :], name]

@@ -24,7 +24,7 @@ class Unset:
 
 
 UNSET = Unset()
-Form = Literal["scalar", "choice", "kind", "list", "record", "component", "protocol", "var", "any"]
+Form = Literal["scalar", "choice", "kind", "list", "record", "component", "protocol", "outputs", "var", "any"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,8 @@ class Value:
     """What the checker knows of a wire. `facts` map to a word, or to a variable that starts with `?`.
 
     `literal` is the value where every run has the same; a number that a user may change is a symbol there, and `known` is what
-    it is this time. `stream` tells values apart that one use consumes.
+    it is this time. `stream` tells values apart that one use consumes. `written` marks a literal of the document: it alone may
+    stand where a kind is wanted.
     """
 
     type: Type
@@ -203,6 +204,7 @@ class Value:
     maybe: bool = False
     component: Any = None
     stream: int = 0
+    written: bool = False
 
     def describe(self, unifier: Unifier) -> str:
         """The value in words, such as `Sample [B, 3, 64, 64]`."""
@@ -269,16 +271,27 @@ class Unifier:
         self._dims: dict[str, Dim] = {}
         self._rests: dict[str, Dims] = {}
         self._facts: dict[str, str] = {}
+        self._trail: list[tuple[dict[str, Any], str, Any]] = []  # what was set, with what it was before, to be undone
 
     def fresh(self) -> int:
         self._count += 1
         return self._count
 
-    def snapshot(self) -> tuple[dict[str, Dim], dict[str, Dims], dict[str, str]]:
-        return dict(self._dims), dict(self._rests), dict(self._facts)
+    def snapshot(self) -> int:
+        """A moment to which `restore` goes back."""
+        return len(self._trail)
 
-    def restore(self, state: tuple[dict[str, Dim], dict[str, Dims], dict[str, str]]) -> None:
-        self._dims, self._rests, self._facts = state
+    def restore(self, moment: int) -> None:
+        while len(self._trail) > moment:
+            table, name, before = self._trail.pop()
+            if before is None:
+                del table[name]
+            else:
+                table[name] = before
+
+    def _set(self, table: dict[str, Any], name: str, value: Any) -> None:
+        self._trail.append((table, name, table.get(name)))
+        table[name] = value
 
     # dimensions
 
@@ -324,7 +337,7 @@ class Unifier:
         number = solved.constant
         if number is not None and (number.denominator != 1 or number < 0):
             return False
-        self._dims[name] = solved
+        self._set(self._dims, name, solved)
         return True
 
     def equate_dims(self, left: Dims, right: Dims) -> bool:
@@ -338,7 +351,7 @@ class Unifier:
             if len(a) == len(b) and isinstance(b[place], Rest):
                 rest_a, rest_b = a[place], b[place]
                 if rest_a != rest_b:
-                    self._rests[rest_a.name] = (rest_b,)  # type: ignore[union-attr]
+                    self._set(self._rests, rest_a.name, (rest_b,))  # type: ignore[union-attr]
                 pairs = [(x, y) for x, y in zip(a, b, strict=True) if not isinstance(x, Rest)]
                 return all(self.equate(x, y) for x, y in pairs if not isinstance(y, Rest))
             return True
@@ -346,7 +359,7 @@ class Unifier:
         if len(b) < place + tail:
             return False
         middle = b[place : len(b) - tail]
-        self._rests[a[place].name] = middle  # type: ignore[union-attr]
+        self._set(self._rests, a[place].name, middle)  # type: ignore[union-attr]
         ends = list(zip(a[:place], b[:place], strict=True)) + list(zip(a[place + 1 :], b[len(b) - tail :], strict=True))
         return all(self.equate(x, y) for x, y in ends)  # type: ignore[arg-type]
 
@@ -362,10 +375,10 @@ class Unifier:
         if a == b:
             return True
         if a.startswith("?"):
-            self._facts[a] = b
+            self._set(self._facts, a, b)
             return True
         if b.startswith("?"):
-            self._facts[b] = a
+            self._set(self._facts, b, a)
             return True
         return False
 
@@ -405,15 +418,17 @@ class Unifier:
             return
         self._types(value, port, use, bindings)
         if port.shape is not None:
-            self._shapes(value, use.dims(port.shape))
+            self._shapes(value, use.dims(port.shape), port.type.form == "any")
         self._facts_of(value, port, use)
 
-    def _shapes(self, value: Value, wanted: Dims) -> None:
+    def _shapes(self, value: Value, wanted: Dims, anything: bool = False) -> None:
         if value.dims is None:
+            if value.type.form not in ("any", "var", "kind", "record") or anything:
+                raise Mismatch(f"expected shape [{', '.join(str(d) for d in self.resolve(wanted))}], got {value.type}")
             return
-        before = dict(self._dims), dict(self._rests)
+        before = self.snapshot()
         if not self.equate_dims(value.dims, wanted):
-            self._dims, self._rests = before
+            self.restore(before)
             given = ", ".join(str(d) for d in self.resolve(value.dims))
             needed = ", ".join(str(d) for d in self.resolve(wanted))
             raise Mismatch(f"expected shape [{needed}], got [{given}]")
@@ -435,6 +450,8 @@ class Unifier:
                 self._bind(want.name, value, bindings)
             return
         exact = value.known if isinstance(value.literal, Unset | Dim) else value.literal
+        if want.form == "kind" and not value.written and (have.form != "kind" or not compatible(have, want)):
+            raise Mismatch(f"expected {want}, got {have}")
         if not isinstance(exact, Unset | Dim):
             if problem := literal_problem(exact, port):
                 raise Mismatch(problem)
@@ -525,6 +542,8 @@ def literal_value(value: Any) -> Value:
     """What is known of a literal."""
     if value is None:
         return Value(Type("scalar", "none"), literal=None)
+    if isinstance(value, Dim):
+        return Value(INT, literal=value)
     for python, scalar in ((bool, BOOL), (int, INT), (float, FLOAT), (str, TEXT)):
         if isinstance(value, python):
             return Value(scalar, literal=value)

@@ -7,7 +7,23 @@ from typing import Any
 
 from .document import Items, Scalar, Table, Tree, plain
 from .errors import CheckError, DiffgraphError, DocumentError, Place, nearest
-from .graph import BODY_KEYS, FORMAT, FORMS, NAME, Arg, Body, GraphDocument, Input, ListOf, Lit, Node, Ref, Train
+from .graph import (
+    BODY_KEYS,
+    FORMAT,
+    FORMS,
+    NAME,
+    UNREAD,
+    UNREADABLE,
+    Arg,
+    Body,
+    GraphDocument,
+    Input,
+    ListOf,
+    Lit,
+    Node,
+    Ref,
+    Train,
+)  # fmt: skip
 
 TOP_KEYS = ("diffgraph", "name", "summary", "requires", "inputs", "variants", "nodes", "outputs", "train")
 INPUT_KEYS = ("type", "default", "min", "max", "choices", "help", "secret")
@@ -51,7 +67,7 @@ class Reader:
             else:
                 self.fault(entry.tree.place, f"variant {name}: a variant is a mapping of inputs to values")
         out.nodes = self._nodes(tree)
-        out.outputs = self._args(tree, "outputs")
+        out.outputs = self._named(tree, "outputs")
         if "train" in tree.entries:
             out.train = self._train(tree.entries["train"].tree)
         elif not out.outputs:
@@ -146,7 +162,7 @@ class Reader:
                     f"{text!r} is not a reference",
                     "write `$name` or `$name.port`; a literal dollar is `$$`",
                 )
-                return Lit(None, tree.place)
+                return Lit(UNREAD, tree.place)
             return Ref(found[1], tuple(found[2].split(".")[1:]), found[3], tree.place)
         if isinstance(tree, Items):
             items = tuple(self.arg(item) for item in tree.items)
@@ -155,22 +171,41 @@ class Reader:
             return ListOf(items, tree.place)
         if isinstance(tree, Table):
             self.fault(tree.place, "a value is a literal, a `$reference` or a list, not a mapping")
-            return Lit(None, tree.place)
+            return Lit(UNREAD, tree.place)
         return Lit(tree.value, tree.place)
 
     def _args(self, tree: Table, key: str) -> dict[str, Arg]:
         return {name: self.arg(entry.tree) for name, entry in self._table(tree, key).items()}
 
+    def _named(self, tree: Table, key: str) -> dict[str, Arg]:
+        """Arguments whose keys are names that references may use."""
+        for name, entry in self._table(tree, key).items():
+            self._name(name, entry.place)
+        return self._args(tree, key)
+
     def _nodes(self, tree: Table) -> dict[str, Node]:
         out = {}
         for name, entry in self._table(tree, "nodes").items():
             self._name(name, entry.place)
-            node = self.node(name, entry.tree)
-            if node is not None:
-                out[name] = node
+            out[name] = self.node(name, entry.tree) or self._unreadable(name, entry.tree)
         return out
 
+    def _unreadable(self, name: str, tree: Tree) -> Node:
+        """Stands for a node with a mistake, so that the check goes on without a second complaint about its name."""
+        refs: dict[str, Arg] = {}
+        stack = [tree]
+        while stack:
+            top = stack.pop()
+            if isinstance(top, Table):
+                stack.extend(entry.tree for entry in top.entries.values())
+            elif isinstance(top, Items):
+                stack.extend(top.items)
+            elif isinstance(top.value, str) and (found := _REFERENCE.fullmatch(top.value)):
+                refs[str(len(refs))] = Ref(found[1], place=top.place)
+        return Node(name, UNREADABLE, Lit(None, tree.place), refs, place=tree.place)
+
     def node(self, name: str, tree: Tree) -> Node | None:
+        """The node that a tree holds, or None where it is none; what is wrong is noted."""
         if not isinstance(tree, Table):
             self.fault(tree.place, f"{name}: a node is a mapping such as `{{node: Type, input: $value}}`")
             return None
@@ -200,14 +235,14 @@ class Reader:
 
     def _body(self, node: Node, tree: Table) -> None:
         form = node.form
-        node.body = Body(self._nodes(tree), self._args(tree, "outputs"))
+        node.body = Body(self._nodes(tree), self._named(tree, "outputs"))
         node.as_name = self._text(tree, "as")
-        if form in ("loop", "map", "grad") and not node.as_name:
+        if form in ("loop", "map", "grad") and "as" not in tree.entries:
             self.fault(tree.place, f"{node.name}: a {form} needs `as: NAME`, the name of its element inside")
         if node.as_name:
             self._name(node.as_name, tree.entries["as"].place)
-        node.carry, node.next = self._args(tree, "carry"), self._args(tree, "next")
-        node.collect = self._args(tree, "collect")
+        node.carry, node.next = self._named(tree, "carry"), self._args(tree, "next")
+        node.collect = self._named(tree, "collect")
         for name in node.carry:
             if name not in node.next:
                 self.fault(
@@ -221,6 +256,10 @@ class Reader:
                 )
         if form == "loop" and not node.carry and not node.collect:
             self.fault(tree.place, f"{node.name}: a loop without `carry` or `collect` gives nothing")
+        twice = [name for name in node.collect if name in node.carry]
+        twice += [node.as_name] if node.as_name in node.carry else []
+        for name in twice:
+            self.fault(tree.place, f"{node.name}: the name {name} is given twice in this loop", "rename one of the two")
         if form in ("map", "when") and not node.body.outputs:
             self.fault(tree.place, f"{node.name}: a {form} needs `outputs`")
         if form == "grad":
@@ -232,7 +271,7 @@ class Reader:
             other = tree.entries["else"].tree
             if isinstance(other, Table):
                 self._keys(other, ("nodes", "outputs"), f"the else of {node.name}")
-                node.other = Body(self._nodes(other), self._args(other, "outputs"))
+                node.other = Body(self._nodes(other), self._named(other, "outputs"))
                 if set(node.other.outputs) != set(node.body.outputs):
                     self.fault(other.place, f"{node.name}: both branches must give the same outputs")
             else:
@@ -246,24 +285,30 @@ class Reader:
         for key in ("data", "update", "loss", "steps"):
             if key not in tree.entries:
                 self.fault(tree.place, f"train has no {key!r}")
-                return None
-        data = tree.entries["data"].tree
-        as_name = ""
-        if isinstance(data, Table) and "as" in data.entries:
-            as_name = str(plain(data.entries["as"].tree))
-            data = Table({k: e for k, e in data.entries.items() if k != "as"}, data.place)
-        node = self.node("data", data)
-        if node is None:
-            return None
-        if not as_name:
-            self.fault(data.place, "train.data needs `as: NAME`, the name of a batch in the graph")
-        node.as_name = as_name
+        data = self._train_data(tree.entries["data"].tree) if "data" in tree.entries else None
+        loss = self.arg(tree.entries["loss"].tree) if "loss" in tree.entries else Lit(UNREAD, tree.place)
         update = {k: str(plain(e.tree)) for k, e in self._table(tree, "update").items()}
         settings = {k: plain(e.tree) for k, e in tree.entries.items() if k not in ("data", "update", "loss")}
-        return Train(node, update, self.arg(tree.entries["loss"].tree), settings, tree.place)
+        return Train(data or self._unreadable("data", tree), update, loss, settings, tree.place)
+
+    def _train_data(self, tree: Tree) -> Node | None:
+        as_name = ""
+        if isinstance(tree, Table) and "as" in tree.entries:
+            as_name = self._text(tree, "as")
+            self._name(as_name, tree.entries["as"].place)
+            tree = Table({k: e for k, e in tree.entries.items() if k != "as"}, tree.place)
+        node = self.node("data", tree)
+        if not as_name:
+            self.fault(tree.place, "train.data needs `as: NAME`, the name of a batch in the graph")
+        if node is not None:
+            node.as_name = as_name
+        return node
 
 
 def read_graph(tree: Tree, file: str) -> tuple[GraphDocument, list[DiffgraphError]]:
-    """The graph that a tree holds, and every mistake of structure in it. Raises DocumentError for what is no graph at all."""
+    """The graph that a tree holds, as far as it can be read, and every mistake of structure in it.
+
+    Raises DocumentError for what is no graph at all.
+    """
     reader = Reader(file)
     return reader.document(tree), reader.problems

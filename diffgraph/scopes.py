@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .errors import CheckError, DiffgraphError, Place, nearest
-from .graph import Arg, Lit, Ref
+from .graph import UNREAD, Arg, GraphDocument, Lit, Node, Ref
 from .ports import ANY, UNSET, Dim, Port, Type, Unifier, Use, Value, literal_value
 from .registry import NodeType, Registry
 from .sources import Loader, Source
@@ -29,7 +30,7 @@ class ComponentInfo:
 class Scope:
     """Names in sight. `loops` and `branches` say where we are, for values that may be used once."""
 
-    names: dict[str, Value]
+    names: ChainMap[str, Value]
     source: Source
     path: str = ""
     loops: tuple[int, ...] = ()
@@ -54,20 +55,30 @@ class References:
         self._streams: dict[int, Stream] = {}
         self._including: list[str] = []
         self._addresses: list[str] = []
+        self._documents: list[GraphDocument] = []
 
     def fault(self, place: Place, message: str, hint: str | None = None) -> Value:
-        if self._including:
-            message += f" (in {self._including[-1]})"
+        """Notes a mistake, once, also where its document is included several times. What it was about fits anything."""
         key = (str(place), message)
         if key not in self._seen:
             self._seen.add(key)
+            if self._including:
+                message += f" (in {self._including[-1]})"
             self.problems.append(CheckError(message, hint=hint, place=place))
         return Value(ANY)
+
+    def structure(self, graph: GraphDocument, source: Source) -> None:
+        """Notes the mistakes that reading the document found."""
+        for error in self.loader.faults.get(source.address, ()):
+            self.fault(error.place or Place(source.label), error.message, error.hint)
+        self._documents.append(graph)
 
     def value(self, arg: Arg, scope: Scope, what: str) -> Value:
         """What is known of an argument; consumes what may be used once."""
         if isinstance(arg, Lit):
-            return literal_value(arg.value)
+            if arg.value is UNREAD:
+                return Value(ANY)
+            return replace(literal_value(arg.value), written=True)
         if isinstance(arg, Ref):
             found = self.reference(arg, scope, what)
             self._consume(found, scope, arg, what)
@@ -79,27 +90,54 @@ class References:
         value = scope.names.get(ref.name)
         if value is None:
             near = nearest(ref.name, list(scope.names))
-            hint = f"did you mean ${near}?" if near else "names in sight: " + ", ".join(sorted(scope.names)[:12])
+            body = next((node.name for node in self._bodies() if ref.name in node.inner), None)
+            if body is not None:
+                hint = f"it is inside {body}: give it out there, and write ${body}.NAME"
+            else:
+                hint = f"did you mean ${near}?" if near else "names in sight: " + ", ".join(sorted(scope.names)[:12])
             return self.fault(ref.place, f"{what}: there is no ${ref.name} here", hint)
-        scope.used.add(ref.name)
+        base = value
         for part in ref.path:
+            if value.type.form == "outputs" and len(value.fields) == 1 and part not in value.fields:
+                (value,) = value.fields.values()
             step = self._part(value, part, scope)
             if step is None:
-                choices = self._parts(value)
-                near = nearest(part, choices)
-                hint = (
-                    f"did you mean {near!r}?"
-                    if near
-                    else ("it has: " + ", ".join(choices) if choices else "refer to it without a dot")
-                )
+                scope.used.add(ref.name)
+                hint = self._part_hint(value, part, ref.name)
                 return self.fault(ref.place, f"{what}: {ref.name} has no port or attribute {part!r}", hint)
             value = step
+        if value.type.form == "outputs":
+            scope.used.add(ref.name)
+            if len(value.fields) != 1:
+                hint = "write " + " or ".join(f"{ref}.{name}" for name in value.fields)
+                return self.fault(ref.place, f"{what}: {ref} has several outputs; name the one that is meant", hint)
+            (value,) = value.fields.values()
+        if not value.type.once or len(base.fields) < 2:  # what only hands its random stream on is of no use
+            scope.used.add(ref.name)
         if ref.sub:
             if value.type.name not in ("weights", "text") and value.type.form != "any":
                 return self.fault(ref.place, f"{what}: only an address has sub-folders; {ref.name} is {value.type}")
             text = value.literal
             value = replace(value, literal=type(text)(text + ref.sub) if isinstance(text, str) else UNSET)
         return value
+
+    def _bodies(self) -> Iterable[Node]:
+        """The loops, maps, branches and gradients of the document that is being checked."""
+        stack = list(self._documents[-1].nodes.values()) if self._documents else []
+        while stack:
+            node = stack.pop()
+            if node.inner:
+                yield node
+                stack.extend(node.inner.values())
+
+    def _part_hint(self, value: Value, part: str, name: str) -> str:
+        choices = self._parts(value)
+        near = nearest(part, choices)
+        if near:
+            return f"did you mean {near!r}?"
+        if any(node.name == name and part in node.inner for node in self._bodies()):
+            return f"it is inside {name}: give it out there; outside there is: {', '.join(choices)}"
+        return "it has: " + ", ".join(choices) if choices else "refer to it without a dot"
 
     def _part(self, value: Value, part: str, scope: Scope) -> Value | None:
         if value.type.form in ("any", "var"):
@@ -124,11 +162,11 @@ class References:
         return [str(name) for name in value.fields]
 
     def _fresh(self, value: Value, loops: tuple[int, ...]) -> Value:
-        """The same value under a new owner: streams inside it may be used once more."""
-        if value.type.once:
+        """The same value under a new owner: what inside it may be used once may be used once more."""
+        if value.type.once or (value.item is not None and next(iter(_streams(value.item)), None)):
             value = replace(value, stream=self.unifier.fresh())
             self._streams[value.stream] = Stream(loops)
-        if value.fields and value.type.form == "record":
+        if value.fields and value.type.form in ("record", "outputs"):
             value = replace(value, fields={name: self._fresh(v, loops) for name, v in value.fields.items()})
         return value
 
@@ -137,15 +175,15 @@ class References:
             known = self._streams.setdefault(stream, Stream(scope.loops))
             if scope.loops != known.loops:
                 self.fault(
-                    ref.place, f"{what}: {ref} is a random stream from outside of the loop, so every turn would draw the same",
+                    ref.place, f"{what}: {ref} may be used once, and comes from outside of the loop, whose every turn uses it",
                     "carry it: add it to `carry` and to `next`",
                 )  # fmt: skip
                 return
             for branches, earlier in known.uses:
                 if not _exclusive(branches, scope.branches):
                     self.fault(
-                        ref.place, f"{what}: {ref} was used already, by {earlier}; a random stream may be used once",
-                        "use the stream that the other node returns, or Fork it",
+                        ref.place, f"{what}: {ref} was used already, by {earlier}; it may be used once",
+                        "use the one that the other node returns, or a node that makes two of one",
                     )  # fmt: skip
                     return
             known.uses.append((scope.branches, what))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from .document import parse, read
 from .errors import CheckError, CheckFailed, DiffgraphError, DocumentError, InputError, nearest
@@ -42,12 +42,20 @@ class Source:
         return read(self.path)
 
     @property
+    def identity(self) -> str:
+        """The same for every way of naming one document."""
+        return str(self.path.resolve()) if self.path is not None else self.address
+
+    @property
     def folder(self) -> Path | None:
         return self.path.parent if self.path is not None else None
 
     def include(self, text: str) -> Source:
         """The document that `graph: text` means here. Raises CheckError for an address that leaves the root."""
+        if not text or "\0" in text:
+            raise CheckError(f"graph {text!r}: there is no such file", hint="name a document, such as samplers/plain.yaml")
         if self.bundle is not None:
+            text = text if "://" in text else str(PurePosixPath(text))
             address = text if text.startswith("pkg://") else _join(self.address, text)
             if address in self.bundle:
                 return Source(address, self.label.removesuffix(self.address) + address, bundle=self.bundle)
@@ -64,6 +72,7 @@ class Source:
                 f"graph {text!r}: an include may not leave the document's folder",
                 hint="put the file below it, or use pkg://diffgraph/... for a shipped graph",
             )
+        text = str(PurePosixPath(text))
         path = self.path.parent / text
         if path.exists() and not path.resolve().is_relative_to(self.root.resolve()):
             raise CheckError(f"graph {text!r}: a link leads out of the document's folder")
@@ -84,12 +93,12 @@ def package_source(address: str) -> Source:
 
 def open_source(text: str | Path) -> Source:
     """The document that a user names: an existing path, or else a shipped graph's name."""
-    path = Path(text)
-    if path.exists() or path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+    path, shipped = Path(text), graphs_folder() / f"{text}.yaml"
+    named = len(path.parts) == 1 and shipped.is_file()
+    if path.is_file() or path.suffix in (".yaml", ".yml") or (path.exists() and not named) or len(path.parts) > 1:
         name = str(text)
         return Source(name, name, path, path.parent)
-    shipped = graphs_folder() / f"{text}.yaml"
-    if shipped.is_file():
+    if named:
         return package_source(f"{SHIPPED}{text}.yaml")
     names = shipped_graphs()
     near = nearest(str(text), names)
