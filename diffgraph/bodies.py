@@ -145,6 +145,8 @@ class Bodies(Calls):
         message = ""
         if not compatible(value.type, first.type):
             message = f"expected {first.type} as at the start, got {value.type}"
+            if (first.type, value.type) == (INT, FLOAT):
+                message += "; write the start with a point, such as 1.0"
         elif value.dims is not None and first.dims is not None and not self.unifier.equate_dims(value.dims, first.dims):
             dims = [", ".join(map(str, self.unifier.resolve(v.dims))) for v in (first, value)]
             message = f"expected shape [{dims[0]}] as at the start, got [{dims[1]}]"
@@ -160,10 +162,12 @@ class Bodies(Calls):
         inside = self._inside(node, scope, own, loop=True)
         inside.names[node.as_name] = self._fresh(inside.names[node.as_name], inside.loops)
         outputs = self._body(node, node.body, inside)
-        if node.as_name not in inside.used:
+        if node.as_name and node.as_name not in inside.used:
             self.fault(node.place, f"{node.name}: nothing in the map uses ${node.as_name}")
         assert node.body is not None
         self._leave(node, node.body, scope, inside, own)
+        if not outputs:
+            return Value(ANY)
         fields = {name: Value(Type("list", item=Port(value.type)), item=value) for name, value in outputs.items()}
         return Value(Type("outputs", node.name), fields=fields)
 
@@ -184,6 +188,8 @@ class Bodies(Calls):
         outputs = self._body(node, node.body, inside)
         assert node.body is not None
         self._leave(node, node.body, scope, inside, ())
+        if not outputs:
+            return Value(ANY)
         if node.other is None:
             return Value(Type("outputs", node.name), fields={n: replace(v, maybe=True) for n, v in outputs.items()})
         otherwise = self._inside(node, scope, {}, loop=False, arm=1)
@@ -203,7 +209,7 @@ class Bodies(Calls):
         assert node.body is not None
         self._nodes(node.body.nodes, inside)
         score = self.value(node.of, inside, f"{node.name}.of") if node.of is not None else Value(ANY)
-        if node.as_name not in inside.used:
+        if node.as_name and node.as_name not in inside.used:
             self.fault(node.place, f"{node.name}: the score does not depend on ${node.as_name}")
         self._leave(node, node.body, scope, inside, own)
         return Value(Type("outputs", node.name), fields={"value": score, "grad": replace(x, literal=UNSET)})

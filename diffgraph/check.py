@@ -14,6 +14,7 @@ from typing import Any
 
 from .bodies import Bodies
 from .calls import is_plain
+from .components import anchored
 from .errors import CheckError, DiffgraphError, Place, nearest
 from .graph import Arg, GraphDocument, Input, Lit, Node
 from .ports import ANY, UNSET, Dim, Port, Rest, Type, Unset, Use, Value, compatible, literal_problem, literal_value
@@ -23,7 +24,7 @@ from .sources import Source
 
 MAX_DEPTH = 32  # of graphs in graphs
 
-FOLDER = Port(Type("scalar", "folder"))
+FOLDER, WEIGHTS = Port(Type("scalar", "folder")), Type("scalar", "weights")
 _scalars = ("text", "int", "float", "bool", "choice", "file", "folder", "weights")
 
 
@@ -146,9 +147,9 @@ class Checker(Bodies):
                 continue
             if item.required:
                 port = input_port(item, self.registry)
-                hint = self._fitting(port, use, scope) if port is not None else None
+                fitting = self._fitting(port, use, scope) if port is not None else None
                 names[item.name] = self.fault(
-                    node.place, f"{node.name}: {text} needs the input {item.name} ({item.type})", hint
+                    node.place, f"{node.name}: {text} needs the input {item.name} ({item.type})", fitting
                 )
             else:
                 names[item.name] = self._default(item)
@@ -167,6 +168,9 @@ class Checker(Bodies):
         port = self.registry.input_type(item.type)
         if item.default is None or port is None or port.type.form != "kind":
             return literal_value(item.default)
+        if isinstance(item.default, str) and "text" not in port.type.literals:
+            hint = "give the graph that includes it an input of this type, and wire it"
+            return self.fault(item.place, f"input {item.name}: only the graph that is run reads a file", hint)
         return Value(port.type, known=item.default)
 
     def _passed(self, node: Node, name: str, arg: Arg, item: Input, use: Use, scope: Scope) -> Value:
@@ -182,6 +186,9 @@ class Checker(Bodies):
         if not self._meet(node, name, arg, value, port, use, scope):
             return Value(ANY)
         exact = value.known if isinstance(value.literal, Unset | Dim) else value.literal
+        if port.type == WEIGHTS:
+            address = anchored(value.literal, scope.source)
+            value = replace(value, literal=address, known=address)
         if value.written:
             value = Value(port.type, known=exact) if port.type.form == "kind" else replace(value, written=False)
         if is_plain(exact) and (problem := input_problem(item, port, exact)):

@@ -26,12 +26,33 @@ class GivenAddress(str):
     """
 
 
+class AnchoredAddress(str):
+    """An address that an including document wrote: relative to the folder of that one, to which it is confined."""
+
+    folder: Path | None
+
+    def __new__(cls, text: str, folder: Path | None) -> AnchoredAddress:
+        anchored = super().__new__(cls, text)
+        anchored.folder = folder
+        return anchored
+
+
+def anchored(text: Any, source: Source) -> Any:
+    """An address handed on to another document, which may lie in another folder; what is no plain text stays as it is."""
+    return AnchoredAddress(text, source.folder) if type(text) is str else text
+
+
+def below(text: str, sub: str) -> str:
+    """The address of a sub-folder, given as that of its folder is."""
+    return AnchoredAddress(text + sub, text.folder) if isinstance(text, AnchoredAddress) else type(text)(text + sub)
+
+
 def open_address(text: str, source: Source) -> Folder:
     """Opens the address of weights that stands in a document, or that the user gave."""
     if isinstance(text, GivenAddress):
         return open_folder(parse_address(text))
-    base = source.folder if source.folder is not None else Path.cwd()
-    return open_folder(parse_address(text, base=base, confined=True))
+    folder = text.folder if isinstance(text, AnchoredAddress) else source.folder
+    return open_folder(parse_address(text, base=folder if folder is not None else Path.cwd(), confined=True))
 
 
 @dataclass
@@ -48,11 +69,12 @@ class Opener:
     """Opens the configs of components, each once."""
 
     def __init__(self) -> None:
-        self._opened: dict[tuple[str, str, bool, str], Opened] = {}
+        self._opened: dict[tuple[str, str, str], Opened] = {}
 
     def __call__(self, kind: NodeType, text: str, source: Source) -> Opened:
         """Raises WeightsError or HubError."""
-        key = (kind.name, str(text), isinstance(text, GivenAddress), source.address)
+        folder = text.folder if isinstance(text, AnchoredAddress) else source.folder
+        key = (kind.name, str(text), "" if isinstance(text, GivenAddress) else str(folder))
         if key not in self._opened:
             self._opened[key] = self._open(kind, open_address(text, source))
         return self._opened[key]

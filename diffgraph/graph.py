@@ -47,6 +47,9 @@ class Lit:
     value: Any
     place: Place = NOWHERE
 
+    def __str__(self) -> str:
+        return repr(self.value)
+
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
@@ -54,6 +57,9 @@ class ListOf:
 
     items: tuple[Arg, ...]
     place: Place = NOWHERE
+
+    def __str__(self) -> str:
+        return f"[{', '.join(map(str, self.items))}]"
 
 
 Arg = Ref | Lit | ListOf

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .components import below
 from .errors import CheckError, DiffgraphError, Place, nearest
 from .graph import UNREAD, Arg, GraphDocument, Lit, Node, Ref
 from .ports import ANY, UNSET, Dim, Port, Type, Unifier, Use, Value, literal_value
@@ -118,7 +119,7 @@ class References:
             if value.type.name not in ("weights", "text") and value.type.form != "any":
                 return self.fault(ref.place, f"{what}: only an address has sub-folders; {ref.name} is {value.type}")
             text = value.literal
-            value = replace(value, literal=type(text)(text + ref.sub) if isinstance(text, str) else UNSET)
+            value = replace(value, literal=below(text, ref.sub) if isinstance(text, str) else UNSET)
         return value
 
     def _bodies(self) -> Iterable[Node]:
