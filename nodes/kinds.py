@@ -30,6 +30,11 @@ Condition = Annotated[Any, Kind("Condition")]  # a record of tensors with 1 or B
 State = Annotated[Any, Kind("State")]  # what a solver remembers between steps
 
 
+UNSCALED = Fact(scaled="no")  # as the solver keeps it
+SCALED = Fact(scaled="yes")  # as the model sees it, made by `scheduler.scale_input`
+SPACE = Fact(space="?space")  # pixels, or the latents of one autoencoder: the same in all ports of one use
+
+
 class RngState(NamedTuple):
     """One random stream an image. `states` [B, S] uint8: the state of a CPU torch.Generator for each."""
 
@@ -62,25 +67,24 @@ class Step(NamedTuple):
 
     index: int  # type: ignore[assignment]  # hides tuple.index
     timestep: Timestep
-    next: Timestep
+    next: Annotated[int | float, Kind("NextTimestep")]
 
 
 class Started(NamedTuple):
     """What a solver starts from."""
 
-    sample: Annotated[Sample, "B C H W"]
+    sample: Annotated[Sample, "B C H W", UNSCALED]
     state: State
 
 
 class Stepped(NamedTuple):
     """What a solver's step gives."""
 
-    sample: Annotated[Sample, "B C H W"]
+    sample: Annotated[Sample, "B C H W", UNSCALED]
     state: State
     rng: Annotated[Rng, "B"]
 
 
-SPACE = Fact(space="?space")  # pixels, or the latents of one autoencoder: the same in all ports of one use
 
 
 class Denoiser(Protocol):
@@ -90,7 +94,7 @@ class Denoiser(Protocol):
 
     def __call__(
         self,
-        sample: Annotated[Sample, "B C H W", SPACE],
+        sample: Annotated[Sample, "B C H W", SPACE, SCALED],
         timestep: Timestep,
         condition: Annotated[Condition, "B", Fact(model="@self")] | None = None,
     ) -> Annotated[Prediction, "B C H W", Fact(space="?space", prediction="?prediction", schedule="?schedule")]: ...
@@ -111,20 +115,20 @@ class Scheduler(Protocol):
     ) -> Annotated[Started, "B C H W", SPACE, Fact(scheduler="@self")]: ...
 
     def scale_input(
-        self, sample: Annotated[Sample, "B C H W", SPACE], step: Annotated[Step, Fact(scheduler="@self")]
-    ) -> Annotated[Sample, "B C H W", SPACE]: ...
+        self, sample: Annotated[Sample, "B C H W", SPACE, UNSCALED], step: Annotated[Step, Fact(scheduler="@self")]
+    ) -> Annotated[Sample, "B C H W", SPACE, SCALED]: ...
 
     def original(
         self,
         prediction: Annotated[Prediction, "B C H W", SPACE],
-        sample: Annotated[Sample, "B C H W", SPACE],
+        sample: Annotated[Sample, "B C H W", SPACE, UNSCALED],
         step: Annotated[Step, Fact(scheduler="@self")],
     ) -> Annotated[Sample, "B C H W", SPACE]: ...
 
     def step(
         self,
         prediction: Annotated[Prediction, "B C H W", SPACE],
-        sample: Annotated[Sample, "B C H W", SPACE],
+        sample: Annotated[Sample, "B C H W", SPACE, UNSCALED],
         step: Annotated[Step, Fact(scheduler="@self")],
         state: Annotated[State, Fact(scheduler="@self")],
         rng: Annotated[Rng, "B"],

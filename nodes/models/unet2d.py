@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ...authoring import Bound, Component, Fact
 from ...errors import InputError, PortError
-from ..kinds import Condition, Prediction, Sample, Timestep
+from ..kinds import SCALED, Condition, Prediction, Sample, Timestep
 from .blocks import GroupNorm, check_tensor, sinusoid, timestep_rows, zeroed
 
 Count = Annotated[int, Bound(ge=1)]
@@ -311,7 +311,7 @@ class UNet2D(nn.Module, Component, version=1):
 
     def forward(
         self,
-        sample: Annotated[Sample, "B in_channels sample_size sample_size", Fact(space="pixel")],
+        sample: Annotated[Sample, "B in_channels sample_size sample_size", Fact(space="pixel"), SCALED],
         timestep: Timestep,
         condition: Annotated[Condition, "B", Fact(model="@self")] | None = None,
     ) -> Annotated[Prediction, "B in_channels sample_size sample_size"]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ...authoring import Bound, Component, Fact, Kind
 from ...errors import InputError, PortError
-from ..kinds import Condition, Image, Mask, Prediction, Sample, Timestep, Tokens
+from ..kinds import SCALED, Condition, Image, Mask, Prediction, Sample, Timestep, Tokens
 from .blocks import GroupNorm, LayerNorm, check_tensor, sinusoid, timestep_rows, zeroed
 from .text_glide import TextTransformer
 
@@ -294,7 +294,7 @@ class UNetGLIDE(nn.Module, Component, version=1):
 
     def forward(
         self,
-        sample: Annotated[Sample, "B in_channels image_size image_size", Fact(space="pixel")],
+        sample: Annotated[Sample, "B in_channels image_size image_size", Fact(space="pixel"), SCALED],
         timestep: Timestep,
         condition: Annotated[Condition, "B", Fact(model="@self")],
     ) -> Annotated[Prediction, "B in_channels image_size image_size"]:

@@ -7,7 +7,7 @@ from math import sqrt
 from typing import TYPE_CHECKING, Annotated
 
 from ...authoring import Bound, Component, Fact, static
-from ..kinds import SPACE, Prediction, Rng, Sample, State, Step, Stepped, Steps
+from ..kinds import SPACE, UNSCALED, Prediction, Rng, Sample, State, Step, Stepped, Steps
 from .discrete import PREDICTED, DiffusionConfig, DiscreteDiffusion, part_of
 from .noise_schedule import posterior, wide
 
@@ -61,7 +61,7 @@ class DDIMScheduler(DiscreteDiffusion, Component, version=1):
     def step(
         self,
         prediction: Annotated[Prediction, "B C H W", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B C H W", SPACE],
+        sample: Annotated[Sample, "B C H W", SPACE, UNSCALED],
         step: Annotated[Step, Fact(scheduler="@self")],
         state: Annotated[State, Fact(scheduler="@self")],
         rng: Annotated[Rng, "B"],

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...authoring import Bound, Component, Fact, static
 from ...errors import PortError
-from ..kinds import SPACE, Loss, Prediction, Rng, Sample, State, Step, Stepped, Steps, Timestep
+from ..kinds import SPACE, UNSCALED, Loss, Prediction, Rng, Sample, State, Step, Stepped, Steps, Timestep
 from .discrete import PREDICTED, DiffusionConfig, DiscreteDiffusion, part_of
 from .noise_schedule import (
     MIN_VARIANCE,
@@ -66,7 +66,7 @@ class DDPMScheduler(DiscreteDiffusion, Component, version=1):
     def step(
         self,
         prediction: Annotated[Prediction, "B C H W", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B C H W", SPACE],
+        sample: Annotated[Sample, "B C H W", SPACE, UNSCALED],
         step: Annotated[Step, Fact(scheduler="@self")],
         state: Annotated[State, Fact(scheduler="@self")],
         rng: Annotated[Rng, "B"],
@@ -117,7 +117,7 @@ class DDPMScheduler(DiscreteDiffusion, Component, version=1):
     def variational_bound(
         self,
         prediction: Annotated[Prediction, "B C H W", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B C H W", SPACE],
+        sample: Annotated[Sample, "B C H W", SPACE, UNSCALED],
         noisy: Annotated[Sample, "B C H W", SPACE],
         timestep: Timestep,
     ) -> Annotated[Loss, "B"]:

@@ -16,7 +16,7 @@ import numpy as np
 from ...authoring import Bound, Fact
 from ...errors import PortError
 from ..draw import normal
-from ..kinds import SPACE, Noise, Output, Prediction, RngState, Sample, Started, Step, Steps, Timestep, Weight
+from ..kinds import SCALED, SPACE, UNSCALED, Noise, Output, Prediction, RngState, Sample, Started, Step, Steps, Timestep, Weight
 from .noise_schedule import (
     BetaSchedule,
     PredictionType,
@@ -127,15 +127,15 @@ class DiscreteDiffusion:
         return Started(self.add_noise(sample, noise, schedule[0].timestep) if schedule else sample, None)
 
     def scale_input(
-        self, sample: Annotated[Sample, "B C H W", SPACE], step: Annotated[Step, Fact(scheduler="@self")]
-    ) -> Annotated[Sample, "B C H W", SPACE]:
+        self, sample: Annotated[Sample, "B C H W", SPACE, UNSCALED], step: Annotated[Step, Fact(scheduler="@self")]
+    ) -> Annotated[Sample, "B C H W", SPACE, SCALED]:
         """The sample as the model sees it: the identity, since x_t keeps unit variance."""
         return sample
 
     def original(
         self,
         prediction: Annotated[Prediction, "B C H W", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B C H W", SPACE],
+        sample: Annotated[Sample, "B C H W", SPACE, UNSCALED],
         step: Annotated[Step, Fact(scheduler="@self")],
     ) -> Annotated[Sample, "B C H W", SPACE]:
         """The clean estimate x_0 from a prediction at x_t, thresholded or clipped as the config says.

@@ -1,0 +1,316 @@
+"""How many wrong wires the check catches: `python benchmarks/rewiring.py [GRAPH ...] [--list]`.
+
+Every reference in every shipped graph is rewired, one at a time, to every other value in its scope. The result is checked, at both
+levels, with tiny untrained weights; where the check says nothing it is run. Printed: how many rewirings were caught; how many of those
+to a value of the right kind, which a check by type names alone cannot see; how many crashed in the run; and how many gave a
+different result in silence, each with its place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("DIFFGRAPH_CACHE_DIR", tempfile.mkdtemp())
+
+from diffgraph import DiffgraphError, Options
+from diffgraph.check import Checker
+from diffgraph.components import GivenAddress, Opener
+from diffgraph.errors import CheckFailed
+from diffgraph.graph import Arg, GraphDocument, ListOf, Node, Ref
+from diffgraph.ports import Value, compatible
+from diffgraph.session import Session, resolve_inputs
+from diffgraph.sources import Loader, Source, graphs_folder, package_source
+
+USERS = {"samplers/guided": "glide", "samplers/plain": "glide"}  # the system that a shared graph is tried in
+
+
+# --- tiny parts ------------------------------------------------------------------------------------------------------
+
+
+def make_parts(folder: Path) -> None:
+    """Tiny untrained weights for every system, and a data set of a few pictures."""
+    import torch
+    from PIL import Image
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    from diffgraph.nodes.models.unet2d import UNet2D, UNet2DConfig
+    from diffgraph.nodes.models.unet_glide import UNetGLIDE, UNetGLIDEConfig
+
+    torch.manual_seed(0)
+    small = {
+        "model_channels": 32, "channel_mult": (1,), "num_res_blocks": 1, "num_head_channels": 32, "attention_sizes": (8,),
+        "text_context": 8, "text_width": 32, "text_layers": 1, "text_heads": 1, "vocab_size": 257, "learn_variance": False,
+    }  # fmt: skip
+    parts = {
+        "glide/base": UNetGLIDE(UNetGLIDEConfig(image_size=8, **small)),  # type: ignore[arg-type]
+        "glide/upsampler": UNetGLIDE(UNetGLIDEConfig(image_size=16, low_res_size=8, **small)),  # type: ignore[arg-type]
+        "ddpm": UNet2D(
+            UNet2DConfig(
+                sample_size=8,
+                block_out_channels=(32, 32),
+                layers_per_block=1,
+                norm_num_groups=8,
+                down_block_types=("DownBlock2D", "DownBlock2D"),
+                up_block_types=("UpBlock2D", "UpBlock2D"),
+            )  # fmt: skip
+        ),
+    }
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: number for number, letter in enumerate([*alphabet, "<|endoftext|>"])}
+    for name, module in parts.items():
+        for parameter in module.parameters():
+            parameter.data.add_(0.05 * torch.randn(parameter.shape))
+        module.save_pretrained(folder / name)
+        (folder / name / "scheduler_config.json").write_text(json.dumps({"_class_name": "DDPMScheduler"}))
+        Tokenizer(models.BPE(vocab=vocabulary, merges=[])).save(str(folder / name / "tokenizer.json"))
+        (folder / name / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 8}))
+    data = folder / "data"
+    data.mkdir()
+    with (data / "metadata.jsonl").open("w") as metadata:
+        for number in range(4):
+            Image.new("RGB", (64, 64), (60 * number, 20, 200)).save(data / f"{number}.png")
+            metadata.write(json.dumps({"file_name": f"{number}.png", "text": f"a {number}"}) + "\n")
+
+
+def inputs_of(name: str, folder: Path) -> dict[str, Any]:
+    """Values for a system's inputs that make it run in a moment; none is at its default where two could be confused."""
+    if name.startswith("train/"):
+        given: dict[str, Any] = {"data": str(folder / "data"), "steps": 1, "batch": 2}
+        return given | ({"tokenizer": str(folder / "glide/base")} if "glide" in name else {})
+    given = {"steps": 2, "seed": 3, "num_images": 2, "weights": GivenAddress(folder / name)}
+    if name == "glide":
+        given |= {"prompt": "red", "negative_prompt": "blue", "upsampler_steps": 3, "guidance_scale": 2.5}
+    return given
+
+
+# --- rewiring --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Edge:
+    """A reference in a document: where it stands, what it means, and what else is in sight there."""
+
+    node: str
+    port: str
+    ref: Ref
+    value: Value
+    others: dict[str, Value] = field(default_factory=dict)
+
+
+class Recorder(Checker):
+    """A check that notes, for every reference of one document, its value and its scope."""
+
+    def record(self, file: str) -> None:
+        self.file = file
+        self.seen: dict[Any, tuple[Ref, str, Value, Any]] = {}
+
+    def reference(self, ref: Ref, scope: Any, what: str) -> Value:
+        value = super().reference(ref, scope, what)
+        if ref.place.file == self.file:
+            self.seen[ref.place] = (ref, what, value, scope)
+        return value
+
+
+def candidates(scope: Any, ref: Ref) -> Iterator[tuple[Ref, Value]]:
+    for name, value in scope.names.items():
+        whole = Ref(name, (), "", ref.place)
+        yield whole, value
+        for part, inner in value.fields.items():
+            yield replace(whole, path=(str(part),)), inner
+        if value.component is not None:
+            for attribute in value.component.type.attributes:
+                yield replace(whole, path=(attribute,)), value
+
+
+def substitute(graph: GraphDocument, place: Any, new: Ref) -> GraphDocument:
+    """The graph with the one reference at this place replaced."""
+    out = copy.deepcopy(graph)
+
+    def arg(given: Arg) -> Arg:
+        if isinstance(given, ListOf):
+            return ListOf(tuple(arg(item) for item in given.items), given.place)
+        if isinstance(given, Ref) and given.place == place:
+            return new
+        return given
+
+    def visit(node: Node) -> None:
+        node.target = arg(node.target)
+        for table in (node.args, node.carry, node.next, node.collect):
+            for key, value in table.items():
+                table[key] = arg(value)
+        if node.of is not None:
+            node.of = arg(node.of)
+        for body in (node.body, node.other):
+            if body is not None:
+                body.outputs = {key: arg(value) for key, value in body.outputs.items()}
+                for inner in body.nodes.values():
+                    visit(inner)
+
+    for node in out.nodes.values():
+        visit(node)
+    out.outputs = {key: arg(value) for key, value in out.outputs.items()}
+    if out.train is not None:
+        out.train.loss = arg(out.train.loss)
+    return out
+
+
+class Bench:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.session = Session(Options(device="cpu"))
+        self.originals: dict[str, Any] = {}
+
+    def check(self, name: str, target: str, mutated: GraphDocument | None, checker: type[Checker] = Checker) -> Any:
+        """Checks the system `name`, in which the document `target` may be replaced."""
+        loader, source = self.load(name, target, mutated)
+        graph = loader.load(source)
+        values, _ = resolve_inputs(graph, inputs_of(name, self.folder), self.session.registry)
+        made = checker(self.session.registry, loader, Opener().configs)
+        if isinstance(made, Recorder):
+            made.record(f"pkg://diffgraph/{target}.yaml")
+        made.document(graph, source, values)
+        return made
+
+    def load(self, name: str, target: str, mutated: GraphDocument | None) -> tuple[Loader, Source]:
+        loader, source = Loader(), package_source(f"pkg://diffgraph/{name}.yaml")
+        if mutated is not None:
+            address = f"pkg://diffgraph/{target}.yaml"
+            loader.documents[address] = (mutated, package_source(address))
+        return loader, source
+
+    def run(self, name: str, target: str, mutated: GraphDocument | None) -> Any:
+        """The result of a system, as something that can be compared."""
+        import torch
+
+        loader, source = self.load(name, target, mutated)
+        graph = loader.load(source)
+        if name.startswith("train/"):
+            from diffgraph.builder import Graph
+            from diffgraph.train import Trainer
+
+            made = Graph.from_source(source, loader)
+            with tempfile.TemporaryDirectory() as out:
+                trainer = Trainer(
+                    made, inputs_of(name, self.folder), out=Path(out), options=Options(device="cpu", cache=False)
+                )
+                trainer.run()
+                return [entry["loss"] for entry in trainer.losses()]
+        given = inputs_of(name, self.folder)
+        outputs = self.session.prepare(graph, source, loader, given).run()
+        return [v.clone() if isinstance(v, torch.Tensor) else v for v in outputs.values()]
+
+    def same(self, left: Any, right: Any) -> bool:
+        import torch
+
+        return len(left) == len(right) and all(
+            torch.equal(a, b)
+            if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and a.shape == b.shape
+            else a is b or (not isinstance(a, torch.Tensor) and a == b)
+            for a, b in zip(left, right, strict=True)
+        )
+
+    def edges(self, target: str) -> tuple[GraphDocument, list[Edge]]:
+        name = USERS.get(target, target)
+        recorder = self.check(name, target, None, Recorder)
+        if recorder.problems:
+            raise CheckFailed(recorder.problems)
+        found = []
+        for ref, what, value, scope in recorder.seen.values():
+            node, _, port = what.partition(".")
+            edge = Edge(node, port, ref, value)
+            for other, known in candidates(scope, ref):
+                if str(other) != f"${'.'.join((ref.name, *ref.path))}":
+                    edge.others[str(other)] = known
+            found.append(edge)
+        return recorder.loader.documents[f"pkg://diffgraph/{target}.yaml"][0], found
+
+
+def rewire(bench: Bench, target: str, show: bool) -> dict[str, int]:
+    """Rewires every edge of one shipped graph; returns the counts."""
+    name = USERS.get(target, target)
+    graph, edges = bench.edges(target)
+    counts = dict.fromkeys(
+        ("edges", "rewirings", "caught", "right kind", "right kind caught", "crashed", "different", "same"), 0
+    )
+    original = bench.run(name, target, None)
+    counts["edges"] = len(edges)
+    for edge in edges:
+        for text, value in edge.others.items():
+            parts = text[1:].split(".")
+            new = Ref(parts[0], tuple(parts[1:]), edge.ref.sub, edge.ref.place)
+            called = next((n for n in _all_nodes(graph) if n.form == "call" and n.target.place == edge.ref.place), None)
+            if called is not None and isinstance(called.target, Ref):
+                method = called.target.path[len(edge.ref.path) :]
+                new = replace(new, path=(*new.path, *method))
+            counts["rewirings"] += 1
+            right = compatible(value.type, edge.value.type) and (value.component is None) == (
+                edge.value.component is None
+            )
+            counts["right kind"] += right
+            mutated = substitute(graph, edge.ref.place, new)
+            checked = bench.check(name, target, mutated)
+            if checked.problems:
+                counts["caught"] += 1
+                counts["right kind caught"] += right
+                continue
+            line = f"{target}.yaml:{edge.ref.place.line}:{edge.ref.place.column} {edge.node}.{edge.port}: {edge.ref} -> {new}"
+            try:
+                result = bench.run(name, target, mutated)
+            except DiffgraphError as error:
+                counts["crashed"] += 1
+                print(f"  crashed    {line}\n             {str(error).splitlines()[0]}")
+                continue
+            outcome = "same" if bench.same(original, result) else "different"
+            counts[outcome] += 1
+            if outcome == "different" or show:
+                print(f"  {outcome:10s} {line}")
+    return counts
+
+
+def _all_nodes(graph: GraphDocument) -> Iterator[Node]:
+    stack = list(graph.nodes.values())
+    while stack:
+        node = stack.pop()
+        yield node
+        for body in (node.body, node.other):
+            if body is not None:
+                stack.extend(body.nodes.values())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("graphs", nargs="*", help="names such as glide or samplers/plain; all unless given")
+    parser.add_argument("--list", action="store_true", help="list rewirings without effect too")
+    options = parser.parse_args()
+    root = graphs_folder()
+    names = options.graphs or sorted(str(p.relative_to(root).with_suffix("")) for p in root.rglob("*.yaml"))
+    total: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        make_parts(Path(folder))
+        bench = Bench(Path(folder))
+        for name in names:
+            counts = rewire(bench, name, options.list)
+            print(f"{name}: " + ", ".join(f"{value} {key}" for key, value in counts.items()), flush=True)
+            for key, value in counts.items():
+                total[key] = total.get(key, 0) + value
+    caught, rewirings = total["caught"], total["rewirings"]
+    right, right_caught = total["right kind"], total["right kind caught"]
+    print(
+        f"\n{rewirings} rewirings of {total['edges']} edges: {caught} caught ({caught / rewirings:.1%}); "
+        f"of {right} to a value of the right kind {right_caught} ({right_caught / max(right, 1):.1%}); "
+        f"{total['crashed']} crashed in the run; {total['different']} gave another result in silence; {total['same']} changed nothing"
+    )
+    return 0 if caught >= 0.97 * rewirings and right_caught * 2 >= right and not total["crashed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
