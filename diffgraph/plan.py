@@ -1,21 +1,23 @@
 """Planning: a checked graph becomes one flat list of instructions, every value of which has a key known before the run.
 
-Lowering walks the document once. What is known already (literals, inputs, configs, and static nodes over these) is computed here and
-becomes a constant; the rest becomes units: single instructions, or regions (a loop, a branch not decided yet, a gradient). Then
-`select` walks the units backwards from the outputs and leaves out what the store holds, and what only that needed.
+Lowering walks the document once. What is known already (literals, inputs, configs, and static nodes over these) is
+computed here and becomes a constant; the rest becomes units: single instructions, or regions (a loop, a branch not
+decided yet, a gradient). Then `select` walks the units backwards from the outputs and leaves out what the store holds,
+and what only that needed.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .components import Handle, Opener, make_handle
-from .errors import CheckError, DiffgraphError, Place
+from .components import Handle, Opener, anchored, below, make_handle
+from .errors import CheckError, CheckFailed, DiffgraphError, Place
 from .graph import Arg, Body, GraphDocument, Lit, Node, Ref, ordered
-from .ports import UNSET, Port, Unset, Use, parse_dim
+from .ports import FLOAT, UNSET, Port, Unset, Use, parse_dim
 from .registry import Method, NodeType, Registry
 from .sources import Loader, Source
 
@@ -106,11 +108,12 @@ class Settings:
 
     @property
     def where(self) -> str:
-        return f"{self.device.split(':')[0]} {self.torch_version} {self.flags}"
+        return f"{self.device.split(':')[0]} {self.dtype} {self.torch_version} {self.flags}"
 
 
 def digest(*parts: str) -> str:
-    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+    """The key of what has these parts; the length of each is in it, so that no two lists of parts are one text."""
+    return hashlib.sha256("".join([f"{len(part)}:{part}" for part in parts]).encode("utf-8", "replace")).hexdigest()
 
 
 def literal_key(value: Any) -> str:
@@ -126,6 +129,17 @@ def literal_key(value: Any) -> str:
 NOTHING = Known(None, "NoneType:None")
 
 
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What planning asks of a method at every call: parameters with their defaults, the part of the key that says where
+    it runs, and whether a tensor may go in or come out."""
+
+    method: Method
+    parameters: tuple[tuple[str, Port, Bound], ...]
+    where: str
+    tensors: bool
+
+
 class Planner:
     """Lowers one or several runs of graphs into one list of units; equal keys are lowered once."""
 
@@ -138,9 +152,10 @@ class Planner:
         self.depth = 0
         self._code: list[Instruction] | None = None  # the body being lowered, or None at the top
         self._same: list[dict[str, Slot]] = [{}]
+        self._regions: list[dict[str, Outputs]] = [{}]
         self._constant_slots: dict[str, int] = {}
-        self._places: list[Place] = []
         self._static: dict[str, Any] = {}
+        self._signatures: dict[int, Signature] = {}  # by the identity of their methods, which they keep alive
 
     # --- slots and instructions
 
@@ -194,7 +209,10 @@ class Planner:
         if isinstance(bound, Handle):
             return self._attribute(bound, name)
         if isinstance(bound, Known):
-            return Known(getattr(bound.value, name), digest("get", bound.key, name))
+            if bound.value is None:
+                raise CheckError(f"{path} is missing here, so it has no {name}")
+            value = getattr(bound.value, name)
+            return Known(value, literal_key(value) if _is_plain(value) else digest("get", bound.key, name))
         return self.emit(
             Instruction(GET, (bound.index,), name=name, path=f"{path}.{name}"), digest("get", bound.key, name), ""
         )
@@ -205,7 +223,8 @@ class Planner:
             value = handle.config[name]
             value = list(value) if isinstance(value, tuple) else value
         else:
-            value = [int(parse_dim(word, handle.config.__getitem__).constant or 0) for word in expression.split()]
+            words = [int(parse_dim(word, handle.config.__getitem__).constant or 0) for word in expression.split()]
+            value = words if len(words) > 1 else words[0]
         return Known(value, literal_key(value))
 
     # --- arguments
@@ -220,7 +239,7 @@ class Planner:
             if isinstance(bound, Outputs) and len(bound.fields) == 1:
                 bound = next(iter(bound.fields.values()))
             if arg.sub and isinstance(bound, Known):
-                text = type(bound.value)(bound.value + arg.sub)
+                text = below(bound.value, arg.sub)
                 return Known(text, literal_key(text))
             return bound
         items = [self.bind(item, names) for item in arg.items]
@@ -259,10 +278,12 @@ class Planner:
         self.nodes(graph.nodes, names, source, path)
         return {name: self.bind(arg, names) for name, arg in graph.outputs.items()}
 
-    def nodes(self, nodes: Mapping[str, Node], names: dict[str, Bound], source: Source, path: str) -> None:
+    def nodes(self, nodes: Mapping[str, Node], names: MutableMapping[str, Bound], source: Source, path: str) -> None:
         for node in ordered(nodes)[0]:
             try:
                 names[node.name] = getattr(self, f"_{node.form}")(node, names, source, path + node.name)
+            except CheckFailed:
+                raise
             except DiffgraphError as error:
                 if error.place is None:
                     error.place = node.place
@@ -298,10 +319,13 @@ class Planner:
         bound: Bound = names[target.name]
         method = "__call__"
         for part in target.path:
+            if isinstance(bound, Outputs) and part not in bound.fields:
+                bound = _only(bound)
             if isinstance(bound, Handle):
                 method = part
                 break
             bound = self.get(bound, part, target.name)
+        bound = _only(bound)
         assert isinstance(bound, Handle)
         return self.call(node, bound.kind, bound.kind.methods[method], bound, names, path, (bound.key,))
 
@@ -309,27 +333,38 @@ class Planner:
         self, node: Node, kind: NodeType, method: Method, handle: Handle | None, names: Mapping[str, Bound], path: str,
         identity: tuple[str, ...],
     ) -> Bound:  # fmt: skip
-        bounds = []
-        for name, port in method.inputs.items():
-            if name in node.args:
-                bounds.append(_converted(self.bind(node.args[name], names), port))
-            else:
-                default = None if isinstance(port.default, Unset) else port.default
-                bounds.append(NOTHING if default is None else Known(default, literal_key(default)))
-        tensors = method.output.type.form not in ("scalar", "choice")
-        where = self.settings.where if tensors and not method.static else ""
-        key = digest("call", *identity, method.name, where, *map(self.key, bounds))
+        signature = self._signatures.get(id(method)) or self._signature(method, kind)
+        bounds: list[Bound] = []
+        for name, port, default in signature.parameters:
+            arg = node.args.get(name)
+            bound = default if arg is None else _converted(self.bind(arg, names), port)
+            if port.bound is not None:
+                _refuse(bound, name, port)
+            bounds.append(bound)
+        key = digest("call", *identity, method.name, signature.where, *[self.key(bound) for bound in bounds])
         if method.static and all(isinstance(bound, Known) for bound in bounds):
             if key not in self._static:
-                function = getattr(handle.light(), method.name) if handle is not None else kind.load()
-                self._static[key] = function(*[bound.value for bound in bounds if isinstance(bound, Known)])
+                values = [bound.value for bound in bounds if isinstance(bound, Known)]
+                self._static[key] = _computed(kind, method, handle, values)
             return Known(self._static[key], key)
-        args = tuple(self.index(bound, name) for bound, name in zip(bounds, method.inputs, strict=True))
-        instruction = Instruction(
-            METHOD if handle is not None else CALL, args, handle=handle, name=method.name, path=path, place=node.place,
-            function=kind if handle is None else None, tensors=tensors or any(_tensor(p) for p in method.inputs.values()),
-        )  # fmt: skip
+        args = tuple([self.index(bound, name) for bound, (name, *_) in zip(bounds, signature.parameters, strict=True)])
+        if handle is not None:
+            instruction = Instruction(METHOD, args, -1, None, handle, method.name, path, node.place, signature.tensors)
+        else:
+            instruction = Instruction(CALL, args, -1, kind, None, method.name, path, node.place, signature.tensors)
         return self.emit(instruction, key, kind.name, stored=handle is not None)
+
+    def _signature(self, method: Method, kind: NodeType) -> Signature:
+        parameters = []
+        for name, port in method.inputs.items():
+            default = None if isinstance(port.default, Unset) else port.default
+            known = NOTHING if default is None else Known(default, literal_key(default))
+            parameters.append((name, port, _converted(known, port)))
+        made = _tensor(method.output) or kind.trainable
+        where = self.settings.where if made and not method.static else ""
+        tensors = made or any(_tensor(port) for port in method.inputs.values())
+        signature = self._signatures[id(method)] = Signature(method, tuple(parameters), where, tensors)
+        return signature
 
     def _graph(self, node: Node, names: Mapping[str, Bound], source: Source, path: str) -> Outputs:
         inner_source = source.include(node.target_text)
@@ -339,9 +374,11 @@ class Planner:
             if item.name in node.args:
                 port = self.registry.input_type(item.type)
                 bound = self.bind(node.args[item.name], names)
-                inside[item.name] = _converted(bound, port) if port is not None else bound
+                if isinstance(bound, Known) and item.type == "weights":
+                    bound = Known(anchored(bound.value, source), bound.key)
             else:
-                inside[item.name] = NOTHING if item.default is None else Known(item.default, literal_key(item.default))
+                bound = NOTHING if item.default is None else Known(item.default, literal_key(item.default))
+            inside[item.name] = _converted(bound, port) if port is not None else bound
         return Outputs(self.scope(inner, inner_source, inside, path + "."))
 
     # --- bodies
@@ -349,18 +386,23 @@ class Planner:
     def _region(
         self, lower: Callable[[list[Instruction]], tuple[dict[str, Slot], str]], path: str, what: str, place: Place
     ) -> Outputs:
-        """Lowers a region as one unit. `lower` fills the code and gives the slots of the outputs and the region's key."""
+        """Lowers a region as one unit. `lower` fills the code and gives the outputs' slots and the region's key."""
         outer = self._code
         code: list[Instruction] = []
         self._code = code
         self._same.append({})
+        self._regions.append({})
         self.depth += 1
         try:
             outputs, key = lower(code)
         finally:
             self.depth -= 1
             self._same.pop()
+            self._regions.pop()
             self._code = outer
+        for scope in self._regions:
+            if key in scope:
+                return scope[key]
         named = {name: Slot(slot.index, digest(key, name)) for name, slot in outputs.items()}
         written = {index for instruction in code for index in instruction.writes()}
         needs = tuple({index for instruction in code for index in instruction.reads()} - written)
@@ -376,12 +418,13 @@ class Planner:
             unit = Unit(code, tuple(slot.index for slot in named.values()), needs, path, what, place, handles=handles)
             unit.stores = {slot.index: slot.key for slot in named.values()}
             self.units.append(unit)
-        return Outputs(named)
+        self._regions[-1][key] = Outputs(named)
+        return self._regions[-1][key]
 
     def _body(
         self, nodes: Mapping[str, Node], names: Mapping[str, Bound], own: Mapping[str, Bound], source: Source, path: str
-    ) -> dict[str, Bound]:
-        inside = {**names, **own}
+    ) -> MutableMapping[str, Bound]:
+        inside = ChainMap(dict(own), *(names.maps if isinstance(names, ChainMap) else (dict(names),)))
         self.nodes(nodes, inside, source, path + ".")
         return inside
 
@@ -424,7 +467,7 @@ class Planner:
             for number, value in enumerate(sequence.value):
                 own = {
                     node.as_name: Known(
-                        value, digest("item", sequence.key, str(number)) if _opaque(value) else literal_key(value)
+                        value, literal_key(value) if _is_plain(value) else digest("item", sequence.key, str(number))
                     )
                 }
                 inside = self._body(body.nodes, names, own, source, f"{path}[{number}]")
@@ -494,6 +537,7 @@ class Planner:
         path: str,
     ) -> list[str]:
         self._same.append({})
+        self._regions.append({})
         try:
             values: dict[str, Bound] = dict.fromkeys(results, NOTHING)
             if body is not None:
@@ -509,13 +553,15 @@ class Planner:
             return [f"{name}={self.key(values[name])}" for name in sorted(results)]
         finally:
             self._same.pop()
+            self._regions.pop()
 
     def _grad(self, node: Node, names: Mapping[str, Bound], source: Source, path: str) -> Outputs:
         x = self.bind(node.target, names)
         x_slot = self.index(x)
 
         def lower(code: list[Instruction]) -> tuple[dict[str, Slot], str]:
-            assert node.body is not None and node.of is not None
+            assert node.body is not None
+            assert node.of is not None
             inner = self.slot(f"@grad{self.depth}")
             code.append(Instruction(GRAD, (x_slot,), inner.index, path=path, place=node.place))
             inside = self._body(node.body.nodes, names, {node.as_name: inner}, source, path)
@@ -529,24 +575,62 @@ class Planner:
         return self._region(lower, path, "grad", node.place)
 
 
+def _only(bound: Bound) -> Bound:
+    """The one output of what has one; else the thing itself."""
+    while isinstance(bound, Outputs) and len(bound.fields) == 1:
+        (bound,) = bound.fields.values()
+    return bound
+
+
 def _tensor(port: Port) -> bool:
-    return port.type.form in ("kind", "record", "list", "any", "var")
+    """Whether a value of the port may hold tensors."""
+    kind = port.type
+    if kind.form == "list":
+        return kind.item is None or _tensor(kind.item)
+    if kind.form == "record":
+        return any(_tensor(inner) for _, inner in kind.fields)
+    return kind.form in ("kind", "any", "var")
 
 
-def _opaque(value: Any) -> bool:
-    return not isinstance(value, str | int | float | bool | None)
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool | None)
 
 
 def _converted(bound: Bound, port: Port) -> Bound:
-    """A whole number at a port of numbers is keyed and given as a float."""
-    if (
-        isinstance(bound, Known)
-        and port.type.form == "scalar"
-        and port.type.name == "float"
-        and isinstance(bound.value, int)
-    ):
-        return Known(float(bound.value), literal_key(float(bound.value)))
-    return bound
+    """A whole number at a port of numbers is keyed and given as a float, in a list too."""
+    if not isinstance(bound, Known) or bound.value is None:
+        return bound
+    value = _as_floats(bound.value, port)
+    return bound if value is bound.value else Known(value, literal_key(value))
+
+
+def _as_floats(value: Any, port: Port) -> Any:
+    if port.type == FLOAT and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if port.type.form == "list" and port.type.item is not None and type(value) is list:
+        items = [_as_floats(item, port.type.item) for item in value]
+        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+    return value
+
+
+def _refuse(bound: Bound, name: str, port: Port) -> None:
+    """Refuses a number that was worked out while planning and lies outside of its port's range."""
+    if port.bound is not None and isinstance(bound, Known) and isinstance(bound.value, int | float):
+        wrong = port.bound.refuses(bound.value)
+        if wrong is not None:
+            raise CheckError(f"{name}: {bound.value!r} {wrong}")
+
+
+def _computed(kind: NodeType, method: Method, handle: Handle | None, values: list[Any]) -> Any:
+    """What a static node gives. Raises CheckError where it fails."""
+    try:
+        function = getattr(handle.light(), method.name) if handle is not None else kind.load()
+        return function(*values)
+    except DiffgraphError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise CheckError(f"failed while planning: {what}", hint="--debug shows the traceback") from error
 
 
 # --- selecting and laying out ---------------------------------------------------------------------------------------
@@ -616,19 +700,24 @@ def _lay_out(
     code: list[Instruction] = []
     last: dict[int, int] = {}
     uses: dict[str, list[int]] = {}
-    for _, instructions in chosen:
+    for unit, instructions in chosen:
         base, end = len(code), len(code) + len(instructions) - 1
-        last.update((index, base + at) for index, at in _last_uses(instructions).items())
-        for offset, original in enumerate(instructions):
-            instruction = _moved(original, base)
-            if instruction.handle is not None:
-                uses.setdefault(instruction.handle.key, []).append(base + offset)
-            code.append(instruction)
-        for key in {i.handle.key for i in instructions if i.handle is not None}:
-            uses[key].append(end)
+        if base == end:
+            last.update(dict.fromkeys(instructions[0].args, base))
+            last[instructions[0].out] = base
+        else:
+            last.update((index, base + at) for index, at in _last_uses(instructions).items())
+        code += [_moved(instruction, base) for instruction in instructions]
+        if unit.handles:
+            for at in range(base, end + 1):
+                if (handle := code[at].handle) is not None:
+                    uses.setdefault(handle.key, []).append(at)
+            for key in {i.handle.key for i in instructions if i.handle is not None}:
+                uses[key].append(end)
+    kept = {*wanted.values(), *planner.constants}
     frees: dict[int, list[int]] = {}
     for index, at in last.items():
-        if index not in wanted.values() and index not in planner.constants:
+        if index not in kept:
             frees.setdefault(at, []).append(index)
     for at, indices in frees.items():
         code[at].frees = tuple(indices)
@@ -644,9 +733,6 @@ def _last_uses(instructions: list[Instruction]) -> dict[int, int]:
     In a region that is its end, but for a value made and read in one and the same turn: it goes after its last reading.
     """
     end = len(instructions) - 1
-    if end == 0:
-        only = instructions[0]
-        return dict.fromkeys((*only.reads(), *only.writes()), 0)
     level, levels = [0], []
     for at, instruction in enumerate(instructions):
         if instruction.op in (LOOP, BRANCH, GRAD):

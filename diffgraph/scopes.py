@@ -10,7 +10,7 @@ from typing import Any
 from .components import below
 from .errors import CheckError, DiffgraphError, Place, nearest
 from .graph import UNREAD, Arg, GraphDocument, Lit, Node, Ref
-from .ports import ANY, UNSET, Dim, Port, Type, Unifier, Use, Value, literal_value
+from .ports import ANY, INT, UNSET, Dim, Port, Type, Unifier, Use, Value, literal_value
 from .registry import NodeType, Registry
 from .sources import Loader, Source
 
@@ -147,6 +147,8 @@ class References:
         if info is not None:
             if part in info.type.attributes:
                 dims = self._use(info, {}).dims(info.type.attributes[part])
+                if len(dims) == 1:
+                    return Value(INT, literal=dims[0] if _known(dims) else UNSET)
                 return Value(
                     Type("list", item=Port(Type("scalar", "int"))), literal=list(dims) if _known(dims) else UNSET
                 )
