@@ -12,6 +12,7 @@ import argparse
 import copy
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -73,6 +74,8 @@ def make_parts(folder: Path) -> None:
         (folder / name / "scheduler_config.json").write_text(json.dumps({"_class_name": "DDPMScheduler"}))
         Tokenizer(models.BPE(vocab=vocabulary, merges=[])).save(str(folder / name / "tokenizer.json"))
         (folder / name / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 8}))
+    shutil.copytree(folder / "glide/base", folder / "words")
+    (folder / "words" / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 16}))
     data = folder / "data"
     data.mkdir()
     with (data / "metadata.jsonl").open("w") as metadata:
@@ -85,7 +88,7 @@ def inputs_of(name: str, folder: Path) -> dict[str, Any]:
     """Values for a system's inputs that make it run in a moment; none is at its default where two could be confused."""
     if name.startswith("train/"):
         given: dict[str, Any] = {"data": str(folder / "data"), "steps": 1, "batch": 2}
-        return given | ({"tokenizer": str(folder / "glide/base")} if "glide" in name else {})
+        return given | ({"tokenizer": GivenAddress(folder / "words")} if "glide" in name else {})
     given = {"steps": 2, "seed": 3, "num_images": 2, "weights": GivenAddress(folder / name)}
     if name == "glide":
         given |= {"prompt": "red", "negative_prompt": "blue", "upsampler_steps": 3, "guidance_scale": 2.5}
@@ -160,6 +163,7 @@ def substitute(graph: GraphDocument, place: Any, new: Ref) -> GraphDocument:
     out.outputs = {key: arg(value) for key, value in out.outputs.items()}
     if out.train is not None:
         out.train.loss = arg(out.train.loss)
+        visit(out.train.data)
     return out
 
 

@@ -32,6 +32,8 @@ State = Annotated[Any, Kind("State")]  # what a solver remembers between steps
 
 UNSCALED = Fact(scaled="no")  # as the solver keeps it
 SCALED = Fact(scaled="yes")  # as the model sees it, made by `scheduler.scale_input`
+CLEAN = Fact(level="clean")  # x_0
+NOISY = Fact(level="noisy")  # x_t, made by `scheduler.add_noise`
 SPACE = Fact(space="?space")  # pixels, or the latents of one autoencoder: the same in all ports of one use
 
 
@@ -85,6 +87,11 @@ class Stepped(NamedTuple):
     rng: Annotated[Rng, "B"]
 
 
+class DrawnTimesteps(NamedTuple):
+    """`timestep` [B] int64, and the streams after drawing them."""
+
+    timestep: Annotated[Timestep, "B"]
+    rng: Annotated[Rng, "B"]
 
 
 class Denoiser(Protocol):

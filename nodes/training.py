@@ -1,31 +1,25 @@
-"""Training pieces: random timesteps, losses, and noise on what an upsampler starts from.
+"""Training pieces: losses, and noise on what an upsampler starts from.
 
-With a scheduler's add_noise, target, loss_weight and variational_bound they make the losses of a diffusion model:
+With a scheduler's random_timesteps, add_noise, target, loss_weight and variational_bound they make the losses of a
+diffusion model:
 noisy = add_noise(image, noise, t); prediction = model(noisy, t, condition); loss = weight(t) |prediction - target|^2.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import Annotated, NamedTuple
 
-from ..authoring import Bound, Fact, Kind, node
+from ..authoring import Bound, Fact, node
 from ..errors import PortError
-from .draw import normal, uniform, whole
+from .draw import normal, uniform
 from .kinds import SPACE, Image, Loss, Output, Prediction, Rng, Weight
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 else:
-    from .kinds import Tensor
+    pass
 
 OF_KIND = Fact(prediction="?prediction", schedule="?schedule")
-
-
-class DrawnTimesteps(NamedTuple):
-    """`timestep` [B] int64, and the streams after drawing them."""
-
-    timestep: Annotated[Tensor, Kind("Timestep"), "B"]
-    rng: Annotated[Rng, "B"]
 
 
 class Augmented(NamedTuple):
@@ -33,17 +27,6 @@ class Augmented(NamedTuple):
 
     image: Annotated[Image, "B C H W", SPACE]
     rng: Annotated[Rng, "B"]
-
-
-@node("RandomTimesteps", version=1)
-def random_timesteps(rng: Annotated[Rng, "B"], count: Annotated[int, Bound(ge=1)]) -> DrawnTimesteps:
-    """Draws t ~ Uniform{0 .. count-1} for each image (Ho et al. 2020, arXiv:2006.11239, alg. 1).
-
-    rng: [B], one draw of each stream. count: T of the noise schedule, `$scheduler.num_train_timesteps`; less of it
-    for noise that is only ever mild.
-    """
-    timestep, after = whole(rng, count)
-    return DrawnTimesteps(timestep, after)
 
 
 @node("SquaredError", version=1)

@@ -15,8 +15,26 @@ import numpy as np
 
 from ...authoring import Bound, Fact
 from ...errors import PortError
-from ..draw import normal
-from ..kinds import SCALED, SPACE, UNSCALED, Noise, Output, Prediction, RngState, Sample, Started, Step, Steps, Timestep, Weight
+from ..draw import normal, whole
+from ..kinds import (
+    CLEAN,
+    NOISY,
+    SCALED,
+    SPACE,
+    UNSCALED,
+    DrawnTimesteps,
+    Noise,
+    Output,
+    Prediction,
+    Rng,
+    RngState,
+    Sample,
+    Started,
+    Step,
+    Steps,
+    Timestep,
+    Weight,
+)
 from .noise_schedule import (
     BetaSchedule,
     PredictionType,
@@ -178,9 +196,14 @@ class DiscreteDiffusion:
 
     # training
 
+    def random_timesteps(self, rng: Annotated[Rng, "B"]) -> DrawnTimesteps:
+        """Draws t ~ Uniform{0 .. T-1} for each image, one draw of each stream (arXiv:2006.11239, alg. 1)."""
+        timestep, after = whole(rng, self.config.num_train_timesteps)
+        return DrawnTimesteps(timestep, after)
+
     def add_noise(
-        self, sample: Annotated[Sample, "B C H W", SPACE], noise: Annotated[Noise, "B C H W"], timestep: Timestep
-    ) -> Annotated[Sample, "B C H W", SPACE]:
+        self, sample: Annotated[Sample, "B C H W", SPACE, CLEAN], noise: Annotated[Noise, "B C H W"], timestep: Timestep
+    ) -> Annotated[Sample, "B C H W", SPACE, NOISY]:
         """x_t from x_0 and epsilon. timestep: 0..T-1, or -1 for data, where it is the identity; a number, or [B]."""
         self._same_shape("noise", noise, sample)
         if not hasattr(timestep, "ndim") and timestep == -1:
@@ -189,7 +212,7 @@ class DiscreteDiffusion:
         return (of_sample * wide(sample) + of_noise * wide(noise)).to(sample.dtype)
 
     def velocity(
-        self, sample: Annotated[Sample, "B C H W", SPACE], noise: Annotated[Noise, "B C H W"], timestep: Timestep
+        self, sample: Annotated[Sample, "B C H W", SPACE, CLEAN], noise: Annotated[Noise, "B C H W"], timestep: Timestep
     ) -> Annotated[Output, "B C H W"]:
         """v = sqrt(alpha_cumprod) epsilon - sqrt(1 - alpha_cumprod) x_0 (Salimans and Ho 2022, arXiv:2202.00512)."""
         self._same_shape("noise", noise, sample)
@@ -197,7 +220,7 @@ class DiscreteDiffusion:
         return (of_sample * wide(noise) - of_noise * wide(sample)).to(sample.dtype)
 
     def target(
-        self, sample: Annotated[Sample, "B C H W", SPACE], noise: Annotated[Noise, "B C H W"], timestep: Timestep
+        self, sample: Annotated[Sample, "B C H W", SPACE, CLEAN], noise: Annotated[Noise, "B C H W"], timestep: Timestep
     ) -> Annotated[Output, "B C H W", PREDICTED, SPACE]:
         """What a network of this prediction type is trained to give at x_t: epsilon, x_0 or v."""
         self._same_shape("noise", noise, sample)

@@ -9,12 +9,12 @@ from diffgraph.errors import PortError
 from diffgraph.nodes.draw import normal, seeded, uniform
 from diffgraph.nodes.kinds import Prediction
 from diffgraph.nodes.schedulers.ddpm import DDPMConfig, DDPMScheduler
-from diffgraph.nodes.training import hybrid_loss, noise_augment, random_timesteps, squared_error
+from diffgraph.nodes.training import hybrid_loss, noise_augment, squared_error
 
 
 def test_timesteps_are_uniform_and_leave_the_streams_advanced() -> None:
     rng = seeded(range(4000))
-    drawn = random_timesteps(rng, 10)
+    drawn = DDPMScheduler(DDPMConfig(num_train_timesteps=10)).random_timesteps(rng)
     assert drawn.timestep.dtype == torch.int64
     counts = torch.bincount(drawn.timestep, minlength=10)
     assert len(counts) == 10
@@ -23,7 +23,8 @@ def test_timesteps_are_uniform_and_leave_the_streams_advanced() -> None:
 
 
 def test_row_i_of_the_timesteps_depends_on_stream_i() -> None:
-    together, alone = random_timesteps(seeded([3, 4]), 1000), random_timesteps(seeded([4]), 1000)
+    scheduler = DDPMScheduler(DDPMConfig())
+    together, alone = scheduler.random_timesteps(seeded([3, 4])), scheduler.random_timesteps(seeded([4]))
     assert together.timestep[1] == alone.timestep[0]
 
 
