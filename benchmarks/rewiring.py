@@ -1,9 +1,9 @@
 """How many wrong wires the check catches: `python benchmarks/rewiring.py [GRAPH ...] [--list]`.
 
-Every reference in every shipped graph is rewired, one at a time, to every other value in its scope. The result is checked, at both
-levels, with tiny untrained weights; where the check says nothing it is run. Printed: how many rewirings were caught; how many of those
-to a value of the right kind, which a check by type names alone cannot see; how many crashed in the run; and how many gave a
-different result in silence, each with its place.
+Every reference in every shipped graph is rewired, one at a time, to every other value in its scope. The result is
+checked, at both levels, with tiny untrained weights; where the check says nothing it is run. Printed: how many
+rewirings were caught; how many of those to a value of the right kind, which a check by type names alone cannot see; how
+many crashed in the run; and how many gave a different result in silence, each with its place.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ def make_parts(folder: Path) -> None:
 
     torch.manual_seed(0)
     small = {
-        "model_channels": 32, "channel_mult": (1,), "num_res_blocks": 1, "num_head_channels": 32, "attention_sizes": (8,),
-        "text_context": 8, "text_width": 32, "text_layers": 1, "text_heads": 1, "vocab_size": 257, "learn_variance": False,
+        "model_channels": 32, "channel_mult": (1,), "num_res_blocks": 1, "num_head_channels": 32,
+        "attention_sizes": (8,), "text_context": 8, "text_width": 32, "text_layers": 1, "text_heads": 1,
+        "vocab_size": 257, "learn_variance": False,
     }  # fmt: skip
     parts = {
         "glide/base": UNetGLIDE(UNetGLIDEConfig(image_size=8, **small)),  # type: ignore[arg-type]
@@ -62,7 +63,7 @@ def make_parts(folder: Path) -> None:
                 norm_num_groups=8,
                 down_block_types=("DownBlock2D", "DownBlock2D"),
                 up_block_types=("UpBlock2D", "UpBlock2D"),
-            )  # fmt: skip
+            )
         ),
     }
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -266,7 +267,8 @@ def rewire(bench: Bench, target: str, show: bool) -> dict[str, int]:
                 counts["caught"] += 1
                 counts["right kind caught"] += right
                 continue
-            line = f"{target}.yaml:{edge.ref.place.line}:{edge.ref.place.column} {edge.node}.{edge.port}: {edge.ref} -> {new}"
+            place = edge.ref.place
+            line = f"{target}.yaml:{place.line}:{place.column} {edge.node}.{edge.port}: {edge.ref} -> {new}"
             try:
                 result = bench.run(name, target, mutated)
             except DiffgraphError as error:
@@ -311,7 +313,8 @@ def main() -> int:
     print(
         f"\n{rewirings} rewirings of {total['edges']} edges: {caught} caught ({caught / rewirings:.1%}); "
         f"of {right} to a value of the right kind {right_caught} ({right_caught / max(right, 1):.1%}); "
-        f"{total['crashed']} crashed in the run; {total['different']} gave another result in silence; {total['same']} changed nothing"
+        f"{total['crashed']} crashed in the run; {total['different']} gave another result in silence; "
+        f"{total['same']} changed nothing"
     )
     return 0 if caught >= 0.97 * rewirings and right_caught * 2 >= right and not total["crashed"] else 1
 

@@ -14,11 +14,6 @@ from ..errors import PortError
 from .draw import normal, uniform
 from .kinds import SPACE, Image, Loss, Output, Prediction, Rng, Weight
 
-if TYPE_CHECKING:
-    pass
-else:
-    pass
-
 OF_KIND = Fact(prediction="?prediction", schedule="?schedule")
 
 
