@@ -142,6 +142,28 @@ class Handle:
     def loaded(self) -> bool:
         return self._object is not None
 
+    def resident_bytes(self) -> int:
+        """How many bytes the loaded component holds, found without loading it. Raises WeightsError."""
+        if not self.kind.trainable:
+            return self.bytes
+        item = 4 if self.dtype == "float32" else 2
+        if self.folder is None:
+            import torch
+
+            with torch.device("meta"):
+                tensors = self.kind.load().from_config(self.config_object()).state_dict().values()
+            return sum(t.numel() * (item if t.is_floating_point() else t.itemsize) for t in tensors)
+        from .tensors import read_header
+
+        total = 0
+        for name, path in self.folder.paths(self.files).items():
+            if name.endswith(".safetensors"):
+                specs = read_header(path, f"{self.folder}/{name}").values()
+                total += sum(spec.count * (item if "F" in spec.dtype else 8) for spec in specs)
+            else:
+                total += path.stat().st_size
+        return total
+
     def get(self) -> Any:
         """The component with its weights, on its device. Raises WeightsError."""
         if self._object is None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .authoring import Target, running_notes, running_target
 from .components import Handle
-from .errors import DiffgraphError, Interrupted, PortError, RunError, StoreError
+from .errors import DiffgraphError, InputError, Interrupted, PortError, RunError, StoreError
+from .guards import ChangedError, NaNError, freeze, has_nan, seen, to_component, to_target, unchanged
 from .plan import (
     BRANCH,
     CALL,
@@ -32,8 +31,9 @@ from .plan import (
     digest,
 )
 from .registry import NodeType
+from .residency import Residency
 from .store import MISSING
-from .values import is_record, leaves, tree_map
+from .values import leaves, tree_map
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,8 @@ class Event:
     """What a listener hears.
 
     kind: "started", "finished", "cached", "step" (number of total is about to run), "loaded" (a component, in `seconds`),
-    "note" (a text for the user), "warning", "preview". value: for "finished", what the node gave.
+    "note" (a text for the user), "warning", "failed" (with the error as text). value: for "finished" and "cached", what
+    the node gave.
     """
 
     kind: str
@@ -68,38 +69,6 @@ class DamagedEntry(Exception):
     """A stored value could not be read; the run is planned again without it."""
 
 
-@dataclass
-class Residency:
-    """Which weights are loaded, under a budget: what is used furthest in the future goes first."""
-
-    program: Program
-    limit: int | None = None
-    loaded: dict[str, Handle] = field(default_factory=dict)
-
-    def need(self, handle: Handle, at: int) -> None:
-        if handle.loaded or handle.live is not None:
-            return
-        if self.limit is not None:
-            self._make_room(handle, at)
-        handle.get()
-        self.loaded[handle.key] = handle
-
-    def _make_room(self, handle: Handle, at: int) -> None:
-        assert self.limit is not None
-        while self.loaded and sum(h.bytes for h in self.loaded.values()) + handle.bytes > self.limit:
-            furthest = max(self.loaded.values(), key=lambda other: self._next_use(other, at))
-            self.drop(furthest)
-
-    def _next_use(self, handle: Handle, at: int) -> int:
-        uses = self.program.next_use.get(handle.key, [])
-        found = bisect_right(uses, at)
-        return uses[found] if found < len(uses) else sys.maxsize
-
-    def drop(self, handle: Handle) -> None:
-        if self.loaded.pop(handle.key, None) is not None:
-            handle.drop()
-
-
 class Runner:
     """Runs one program."""
 
@@ -109,11 +78,13 @@ class Runner:
     ) -> None:  # fmt: skip
         self.program, self.results, self.listeners = program, results, tuple(listeners)
         self.target = target or Target()
-        self.residency = Residency(program, memory)
+        self.residency = Residency(program.next_use, memory)
         self.watch = dict(watch or {})
         self.keep, self.trace = keep, trace
         self.watched: dict[str, Any] = {}
         self._loops: dict[int, list[Any]] = {}
+        self._grads: list[bool] = []  # whether gradients were on around each open `grad`
+        self._warned = False
         self._current = ""
         self._notes: list[tuple[str, str]] = []  # path and text, heard since the last result was kept
         self._told: set[str] = set()
@@ -149,11 +120,11 @@ class Runner:
             running_target.reset(target)
             running_notes.reset(notes)
             self._loops.clear()
+            self._grads.clear()
             if not self.keep:
-                for handle in list(self.residency.loaded.values()):
-                    self.residency.drop(handle)
+                self.residency.clear()
         outputs = {name: slots[index] for name, index in program.outputs.items()}
-        if self.results is not None and not self.trace and any(_has_nan(value) for value in outputs.values()):
+        if not self.trace and not grad and any(has_nan(value) for value in outputs.values()):
             self._name_nan(preset)
         return outputs
 
@@ -166,11 +137,13 @@ class Runner:
 
     def _name_nan(self, preset: Mapping[int, Any] | None) -> None:
         """Runs once more, looking at every value, to name the node that first made a NaN. Never returns."""
-        Runner(self.program, target=self.target, memory=self.residency.limit, trace=True).run(preset)
+        limit = self.residency.limit
+        Runner(self.program, results=self.results, target=self.target, memory=limit, trace=True).run(preset)
         raise RunError("the result holds NaN", node="output", hint="an input may hold it already")
 
     def _execute(self, slots: list[Any]) -> None:
         code, results, listening, trace = self.program.code, self.results, bool(self.listeners), self.trace
+        away = self.target != Target()
         count, at = len(code), 0
         instruction: Instruction | None = None
         try:
@@ -192,15 +165,18 @@ class Runner:
                         self.residency.need(handle, at)
                         function = handle.method(instruction.name)
                         args = [slots[i] for i in instruction.args]
-                        if handle.kind.trainable and (handle.device != "cpu" or handle.dtype != "float32"):
-                            args = _moved(args, handle)
+                        apart = handle.kind.trainable and (away or handle.device != "cpu" or handle.dtype != "float32")
+                        if apart:
+                            args = to_component(args, handle)
                     if instruction.tensors:
-                        before = _versions(args)
+                        before = seen(args)
                         value = function(*args)
-                        _unchanged(before, instruction)
-                        _freeze(value)
-                        if trace and _has_nan(value):
-                            raise _NaN
+                        unchanged(before)
+                        if op == METHOD and apart:
+                            value = to_target(value, self.target)
+                        freeze(value)
+                        if trace and has_nan(value):
+                            raise NaNError
                     else:
                         value = function(*args)
                     slots[instruction.out] = value
@@ -219,7 +195,8 @@ class Runner:
                     value = results.get(instruction.name)
                     if value is MISSING:
                         raise DamagedEntry(instruction.name)
-                    slots[instruction.out] = _to_device(value, self.target)
+                    freeze(value)
+                    slots[instruction.out] = to_target(value, self.target, dtype=False) if away else value
                     if listening:
                         self.emit(Event("cached", instruction.path, value=value))
                 elif op == LIST:
@@ -245,7 +222,9 @@ class Runner:
             raise
         except Exception as error:
             assert instruction is not None
-            raise self._error(error, instruction) from error
+            told = self._error(error, instruction)
+            self.emit(Event("failed", instruction.path, text=told.message))
+            raise told from error
 
     # --- parts of the loop
 
@@ -266,11 +245,11 @@ class Runner:
 
     def _next(self, instruction: Instruction, slots: list[Any]) -> int:
         begin = instruction.target
+        for source, out in zip(instruction.args, instruction.function, strict=True):
+            slots[out].append(slots[source])
         values = [slots[source] for source, _ in instruction.pairs]
         for (_, out), value in zip(instruction.pairs, values, strict=True):
             slots[out] = value
-        for source, out in zip(instruction.args, instruction.function, strict=True):
-            slots[out] = [*slots[out], slots[source]] if len(slots[out]) < 4 else _appended(slots[out], slots[source])
         state = self._loops[begin]
         state[1] += 1
         items, number, start = state
@@ -285,17 +264,31 @@ class Runner:
     def _grad(self, value: Any) -> Any:
         import torch
 
+        self._grads.append(torch.is_grad_enabled())
         torch.set_grad_enabled(True)
-        return tree_map(lambda t: t.detach().requires_grad_(True) if torch.is_floating_point(t) else t, value)
+
+        def open_(leaf: Any) -> Any:
+            if not isinstance(leaf, torch.Tensor) or not leaf.is_floating_point():
+                return leaf
+            return leaf.view_as(leaf) if leaf.requires_grad else leaf.detach().requires_grad_(True)
+
+        return tree_map(open_, value)
 
     def _gradient(self, instruction: Instruction, slots: list[Any]) -> None:
         import torch
 
         score, x = (slots[i] for i in instruction.args)
-        (gradient,) = torch.autograd.grad(score.sum(), x)
-        torch.set_grad_enabled(False)
-        slots[instruction.out] = score.detach()
-        slots[instruction.pairs[0][1]] = gradient
+        around = self._grads.pop()
+        inputs = [leaf for leaf in leaves(x) if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
+        if not isinstance(score, torch.Tensor) or not score.requires_grad or not inputs:
+            raise PortError("of", "the score does not depend on what the gradient is by", hint="compute it from that")
+        found = iter(torch.autograd.grad(score.sum(), inputs, create_graph=around, materialize_grads=True))
+        torch.set_grad_enabled(around)
+        value = score if around else score.detach()
+        gradient = tree_map(lambda leaf: next(found) if getattr(leaf, "requires_grad", False) else leaf, x)
+        if self.trace and (has_nan(value) or has_nan(gradient)):
+            raise NaNError
+        slots[instruction.out], slots[instruction.pairs[0][1]] = value, gradient
 
     def _after(self, instruction: Instruction, slots: list[Any]) -> None:
         for index, key in instruction.puts:
@@ -311,13 +304,14 @@ class Runner:
                 self.residency.drop(handle)
 
     def _put(self, key: str, value: Any) -> None:
-        if self.results is None or _has_nan(value):
+        if self.results is None or self.trace or has_nan(value):
             return
         try:
             self.results.put(key, value)
         except StoreError as error:
-            self.results = None
-            self.emit(Event("warning", text=f"results are not kept: {error}"))
+            if not self._warned:
+                self.emit(Event("warning", text=f"a result is not kept: {error}"))
+            self._warned = True
 
     # --- notes
 
@@ -352,26 +346,32 @@ class Runner:
     def _where(self, path: str) -> str:
         """The path of a node with the turns of the loops around it."""
         for items, number, start in reversed(self._loops.values()):
-            if path.startswith(start.path):
+            if path == start.path or path.startswith(f"{start.path}."):
                 path = f"{start.path}[step {number + 1} of {len(items)}]{path[len(start.path) :]}"
         return path
 
     def _error(self, error: Exception, instruction: Instruction) -> DiffgraphError:
         node = self._where(instruction.path)
         place = instruction.place
-        if isinstance(error, RunError):
-            return error
-        if isinstance(error, _NaN):
+        if isinstance(error, ChangedError) or (isinstance(error, ValueError) and "read-only" in str(error)):
+            return RunError(
+                f"{node} changed one of its inputs in place", node=node, place=place,
+                hint="inputs may be cached or used elsewhere: compute on a copy, `x = x.clone()`",
+            )  # fmt: skip
+        if isinstance(error, NaNError):
             hint = "half precision may overflow: try --dtype fp32 or bf16" if self.target.dtype == "float16" else None
             return RunError(
                 f"{node} made a result with NaN in it; nothing was stored", node=node, place=place, hint=hint
             )
         if isinstance(error, PortError):
             return RunError(f"{node}.{error.message}", node=node, place=place, hint=error.hint)
-        if isinstance(error, DiffgraphError):
-            error.place = error.place or place
+        if isinstance(error, InputError):
             return error
-        if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "alloc" in str(error).lower():
+        if isinstance(error, DiffgraphError):
+            if error.place is None:
+                error.place, error.message = place, f"{node}: {error.message}"
+            return error
+        if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
             return RunError(
                 f"{node} ran out of memory on {self.target.device}", node=node, place=place,
                 hint="try --dtype bf16, --memory 6GiB, fewer images at once, or --device cpu",
@@ -382,71 +382,12 @@ class Runner:
         )
 
 
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
 def notes_key(key: str) -> str:
     """The key under which the notes that belong to a result are kept."""
     return digest("notes", key)
-
-
-class _NaN(Exception):
-    """A traced value holds NaN."""
-
-
-def _appended(items: list[Any], value: Any) -> list[Any]:
-    items.append(value)
-    return items
-
-
-def _tensors_of(value: Any) -> Iterable[Any]:
-    return (leaf for leaf in leaves(value) if hasattr(leaf, "_version"))
-
-
-def _versions(args: list[Any]) -> list[tuple[Any, int]]:
-    return [(tensor, tensor._version) for tensor in _tensors_of(args)]
-
-
-def _unchanged(before: list[tuple[Any, int]], instruction: Instruction) -> None:
-    for tensor, version in before:
-        if tensor._version != version:
-            raise RunError(
-                f"{instruction.path} changed one of its inputs in place", node=instruction.path, place=instruction.place,
-                hint="inputs may be cached or used elsewhere: compute on a copy, `x = x.clone()`",
-            )  # fmt: skip
-
-
-def _freeze(value: Any) -> None:
-    for leaf in leaves(value):
-        if hasattr(leaf, "setflags"):
-            leaf.setflags(write=False)
-
-
-def _has_nan(value: Any) -> bool:
-    for leaf in leaves(value):
-        if isinstance(leaf, float):
-            if leaf != leaf:
-                return True
-        elif hasattr(leaf, "_version") and leaf.is_floating_point() and bool(leaf.isnan().any()):
-            return True
-    return False
-
-
-def _moved(args: list[Any], handle: Handle) -> list[Any]:
-    """Tensors on the component's device, floating ones in its dtype."""
-    import torch
-
-    dtype = getattr(torch, handle.dtype)
-
-    def move(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor):
-            return leaf
-        return leaf.to(handle.device, dtype if leaf.is_floating_point() else None)
-
-    return [tree_map(move, arg) if isinstance(arg, list | tuple) or is_record(arg) else move(arg) for arg in args]
-
-
-def _to_device(value: Any, target: Target) -> Any:
-    if target.device == "cpu" or value is None:
-        return value
-    return tree_map(lambda leaf: leaf.to(target.device) if hasattr(leaf, "_version") else leaf, value)
 
 
 __all__ = ["END", "DamagedEntry", "Event", "Listener", "Results", "Runner"]

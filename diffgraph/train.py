@@ -23,9 +23,10 @@ from .builder import Graph
 from .components import GivenAddress, Handle, Opener
 from .errors import CheckFailed, DiffgraphError, InputError, Interrupted, RunError, StoreError
 from .graph import Train
+from .guards import to_target
 from .inputs import apply_sets, resolve_inputs
 from .plan import Planner, select
-from .run import Event, Listener, Runner, _to_device
+from .run import Event, Listener, Runner
 from .session import Options, Session, check_device
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ class Trainer:
         for part in range(recipe.accumulate):
             number = self.step * recipe.accumulate + part
             torch.manual_seed(number)
-            batch = _to_device(self.data(number), self.runner.target)
+            batch = to_target(self.data(number), self.runner.target, dtype=False)
             loss = self._loss(batch) / recipe.accumulate
             if not bool(torch.isfinite(loss)):
                 raise RunError(

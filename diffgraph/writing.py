@@ -104,7 +104,7 @@ def graph_hash(graph: GraphDocument, include: Callable[[str], str]) -> str:
     if graph.train is not None:
         outer[graph.train.data.as_name] = _digest("batch", _node_digest(graph.train.data, outer, include, 0))
     names = _scope_digests(graph.nodes, outer, include, 0)
-    parts = [sorted(outer.values()), {name: _arg_digest(arg, names) for name, arg in sorted(graph.outputs.items())}]
+    parts: list[Any] = [sorted(outer.values()), {name: _arg_digest(arg, names) for name, arg in sorted(graph.outputs.items())}]
     if graph.train is not None:
         update = {folder: names.get(name, name) for name, folder in graph.train.update.items()}
         parts.append([sorted(update.items()), _arg_digest(graph.train.loss, names), graph.train.settings])

@@ -1,0 +1,86 @@
+"""What a run watches values for: changes in place, NaN, and where they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .authoring import Target
+from .components import Handle
+from .values import is_record, leaves, tree_map
+
+
+class ChangedError(Exception):
+    """A node changed one of its inputs in place."""
+
+
+class NaNError(Exception):
+    """A node made a value that holds NaN."""
+
+
+Seen = list[tuple[Any, Any]]
+
+
+def seen(args: list[Any]) -> Seen:
+    """What a call's inputs are before it: the version of each tensor, the items of each list."""
+    before: Seen = []
+    stack = list(args)
+    while stack:
+        value = stack.pop()
+        if hasattr(value, "_version"):
+            before.append((value, value._version))
+        elif isinstance(value, list | tuple):
+            if type(value) is list:
+                before.append((value, tuple(map(id, value))))
+            stack.extend(value)
+    return before
+
+
+def unchanged(before: Seen) -> None:
+    """Raises ChangedError where an input is not what it was. What `.data` and `.numpy()` do escapes it."""
+    for value, state in before:
+        if (tuple(map(id, value)) if type(value) is list else value._version) != state:
+            raise ChangedError
+
+
+def freeze(value: Any) -> None:
+    """Makes arrays read-only: numpy itself then refuses a change in place."""
+    for leaf in leaves(value):
+        if hasattr(leaf, "setflags"):
+            leaf.setflags(write=False)
+
+
+def has_nan(value: Any) -> bool:
+    """Whether a number, tensor or array inside a value is NaN."""
+    for leaf in leaves(value):
+        if isinstance(leaf, float):
+            if leaf != leaf:
+                return True
+        elif hasattr(leaf, "_version"):
+            if leaf.is_floating_point() and bool(leaf.isnan().any()):
+                return True
+        elif hasattr(leaf, "setflags") and leaf.dtype.kind == "f" and bool((leaf != leaf).any()):
+            return True
+    return False
+
+
+def to_component(args: list[Any], handle: Handle) -> list[Any]:
+    """Tensors on the component's device, floating ones in its dtype."""
+    return [_moved(arg, handle.device, handle.dtype) for arg in args]
+
+
+def to_target(value: Any, target: Target, *, dtype: bool = True) -> Any:
+    """Tensors on the device of the run; with `dtype`, floating ones in the dtype of the run."""
+    return value if value is None else _moved(value, target.device, target.dtype if dtype else None)
+
+
+def _moved(value: Any, device: str, dtype: str | None) -> Any:
+    import torch
+
+    wanted = getattr(torch, dtype) if dtype is not None else None
+
+    def move(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        return leaf.to(device, wanted if leaf.is_floating_point() else None)
+
+    return tree_map(move, value) if isinstance(value, list | tuple) or is_record(value) else move(value)
