@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +83,7 @@ class Wire:
 
 
 class BodyBuilder:
-    """A loop, map, branch or gradient being written. Wires made inside belong to it; `loop.sample` is a carried value."""
+    """A loop, map, branch or gradient being written. Wires made inside are its; `loop.sample` is a carried value."""
 
     def __init__(self, graph: Graph, node: Node, ports: dict[str, Any]) -> None:
         self._graph, self._node, self._wires = graph, node, ports
@@ -144,6 +146,8 @@ class Graph:
         self._node_files = tuple(Path(n) for n in nodes)
         self._scopes: list[dict[str, Node]] = [self.document.nodes]
         self._names: set[str] = set()
+        self._numbers: dict[str, int] = {}
+        self._types: dict[Any, NodeType] = {}
 
     # --- loading and saving
 
@@ -170,7 +174,7 @@ class Graph:
         return cls.from_source(Source(file, file, bundle={file: text}), Loader(), nodes=nodes)
 
     def save(self, path: str | Path) -> Path:
-        """Writes the document. Raises CheckError where the graph holds live objects, InputError where it cannot be written."""
+        """Writes the document. Raises CheckError where it holds live objects, InputError where the disk refuses."""
         text, place = self.text(), Path(path)
         try:
             place.write_text(text, encoding="utf-8")
@@ -182,8 +186,9 @@ class Graph:
         """The document as YAML."""
         return write(document_plain(self.document))
 
-    @property
+    @cached_property
     def registry(self) -> Registry:
+        """The node types that were installed when the graph was begun; a run looks at them anew."""
         return registry(self._node_files)
 
     @property
@@ -341,35 +346,27 @@ class Graph:
     # --- inside
 
     def _kind_of(self, what: Any) -> tuple[NodeType, Any]:
-        from . import describe
-
+        """The type of what is added, and what of it is live: a component, or a type that no package has."""
         if isinstance(what, str):
             kind = self.registry.get(what)
             if kind is None:
                 raise CheckError(f"there is no node type {what!r}", hint=self.registry.suggest(what))
             return kind, None
-        live = None
         if isinstance(what, Component):
-            live, what = what, type(what)
-        if isinstance(what, type) and issubclass(what, Component):
-            known = self._registered(what.__module__, what.__qualname__)
-            kind = known or self._live_kind(describe.describe_component(what), what)
-            return kind, live if live is not None else (None if known else kind)
-        if isinstance(getattr(what, "__diffgraph__", None), NodeMark):
-            known = self._registered(what.__module__, what.__qualname__)
-            if known is not None:
-                return known, None
-            kind = self._live_kind(describe.describe_function(what), what)
-            return kind, kind
-        raise CheckError(f"{what!r} is no node", hint="give a type's name, a Component, or a function with @node")
+            return self._type_of(type(what)), what
+        is_class = isinstance(what, type) and issubclass(what, Component)
+        if not is_class and not isinstance(getattr(what, "__diffgraph__", None), NodeMark):
+            raise CheckError(f"{what!r} is no node", hint="give a type's name, a Component, or a function with @node")
+        kind = self._type_of(what)
+        return kind, kind if kind.live is not None else None
 
-    def _registered(self, module: str, qualname: str) -> NodeType | None:
-        return next((n for n in self.registry.nodes.values() if (n.module, n.qualname) == (module, qualname)), None)
-
-    def _live_kind(self, data: Mapping[str, Any], thing: Any) -> NodeType:
-        from dataclasses import replace
-
-        return replace(node_from_json(data, _source_of(thing)), live=thing)
+    def _type_of(self, thing: Any) -> NodeType:
+        """The type of a component's class or of a function: a registered one, or else one made of the live thing."""
+        if thing not in self._types:
+            place = (thing.__module__, thing.__qualname__)
+            registered = next((n for n in self.registry.nodes.values() if (n.module, n.qualname) == place), None)
+            self._types[thing] = registered or _live_type(thing)
+        return self._types[thing]
 
     def _take(self, name: str) -> None:
         if not NAME.fullmatch(name):
@@ -379,10 +376,10 @@ class Graph:
         self._names.add(name)
 
     def _fresh(self, base: str) -> str:
-        number, name = 1, base
-        while name in self._names:
+        number = self._numbers.get(base, 1)
+        while (name := f"{base}{number}" if number > 1 else base) in self._names:
             number += 1
-            name = f"{base}{number}"
+        self._numbers[base] = number
         return name
 
     def _put(self, node: Node) -> None:
@@ -449,6 +446,13 @@ def _record(kind: Any) -> dict[str, Any] | None:
     if kind.form == "record":
         return {name: _record(port.type) for name, port in kind.fields}
     return {} if kind.form in ("scalar", "choice", "kind", "list") else None
+
+
+def _live_type(thing: Any) -> NodeType:
+    from . import describe
+
+    data = describe.describe_component(thing) if isinstance(thing, type) else describe.describe_function(thing)
+    return replace(node_from_json(data, _source_of(thing)), live=thing)
 
 
 def _source_of(thing: Any) -> str:

@@ -194,12 +194,32 @@ def node_refs(node: Node) -> Iterator[Ref]:
         yield from (ref for ref in arg_refs(arg) if ref.name not in own)
 
 
+def _names_in(node: Node) -> set[str]:
+    """The names that a node refers to."""
+    if node.form in BODY_KEYS:
+        return {ref.name for ref in node_refs(node)}
+    names = set()
+    for arg in outer_args(node):
+        if type(arg) is Ref:
+            names.add(arg.name)
+        elif type(arg) is ListOf:
+            names.update(ref.name for ref in arg_refs(arg))
+    return names
+
+
 def ordered(nodes: Mapping[str, Node]) -> tuple[list[Node], list[str]]:
     """Nodes so that each comes after those it refers to, and the names of a cycle where there is one.
 
     Iterative. Where the document's own order will do it is kept, so that what belongs together runs together.
     """
-    waiting = {name: {ref.name for ref in node_refs(node)} & nodes.keys() for name, node in nodes.items()}
+    waiting = {name: _names_in(node) & nodes.keys() for name, node in nodes.items()}
+    before: set[str] = set()
+    for name, needed in waiting.items():
+        if not needed <= before:
+            break
+        before.add(name)
+    else:
+        return list(nodes.values()), []
     rank = {name: number for number, name in enumerate(nodes)}
     users: dict[str, list[str]] = {name: [] for name in nodes}
     for name, needed in waiting.items():
