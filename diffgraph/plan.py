@@ -112,8 +112,8 @@ class Settings:
 
 
 def digest(*parts: str) -> str:
-    """The key of what has these parts; the length of each is in it, so that no two lists of parts are one text."""
-    return hashlib.sha256("".join([f"{len(part)}:{part}" for part in parts]).encode("utf-8", "replace")).hexdigest()
+    """The key of what has these parts; each is quoted, so that no two lists of parts are one text."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def literal_key(value: Any) -> str:
