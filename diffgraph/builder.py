@@ -9,18 +9,21 @@ g(n=4).result                                    # 16
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .authoring import Component, NodeMark
+from .components import GivenAddress, Opener, live_key
 from .document import parse, write
-from .errors import CheckError, CheckFailed, DiffgraphError, InputError, nearest
+from .errors import CheckError, CheckFailed, DiffgraphError, DocumentError, InputError, UnknownPort, nearest
 from .graph import NAME, Arg, Body, GraphDocument, Input, ListOf, Lit, Node, Ref
+from .inputs import apply_sets, choose_variant
 from .registry import Method, NodeType, Registry, node_from_json, registry
 from .session import Options, Prepared, Session
 from .sources import Loader, Source, open_source
@@ -33,13 +36,25 @@ if TYPE_CHECKING:
     from .run import Listener
 
 
+@dataclass(eq=False)
+class Level:
+    """A scope being written: its nodes, the names in it, and those in bodies inside it, which are closed."""
+
+    nodes: dict[str, Node]
+    names: set[str] = field(default_factory=set)
+    inside: set[str] = field(default_factory=set)
+
+
 class Wire:
     """What one node gives, or a part of it. Attributes are its ports; a misspelt one is an error at once."""
 
-    __slots__ = ("_graph", "_kind", "_name", "_path")
+    __slots__ = ("_graph", "_kind", "_level", "_name", "_path")
 
-    def __init__(self, graph: Graph, name: str, path: tuple[str, ...] = (), kind: Any = None) -> None:
+    def __init__(
+        self, graph: Graph, name: str, path: tuple[str, ...] = (), kind: Any = None, level: Level | None = None
+    ) -> None:
         self._graph, self._name, self._path, self._kind = graph, name, path, kind
+        self._level = level or graph._levels[-1]
 
     def _ports(self) -> dict[str, Any] | None:
         """The parts that this wire has and their kinds; None where nobody knows before the check."""
@@ -58,8 +73,8 @@ class Wire:
         if ports is not None and name not in ports:
             near = nearest(name, list(ports))
             hint = f"did you mean {near!r}?" if near else "it has: " + (", ".join(ports) or "no ports")
-            raise CheckError(f"{self._name} has no port {name!r}", hint=hint)
-        return Wire(self._graph, self._name, (*self._path, name), ports[name] if ports else None)
+            raise UnknownPort(f"{self._name} has no port {name!r}", hint=hint)
+        return Wire(self._graph, self._name, (*self._path, name), ports[name] if ports else None, self._level)
 
     def __truediv__(self, sub: str) -> Arg:
         """A sub-folder of an address: `weights / "base"`."""
@@ -97,9 +112,8 @@ class BodyBuilder:
             return getattr(self.__dict__["_result"], name)  # type: ignore[no-any-return]
         if name not in wires:
             near = nearest(name, list(wires))
-            raise CheckError(
-                f"the body of {self._node.name} has no {name!r}", hint=f"did you mean {near!r}?" if near else None
-            )
+            hint = f"did you mean {near!r}?" if near else None
+            raise UnknownPort(f"the body of {self._node.name} has no {name!r}", hint=hint)
         return wires[name]  # type: ignore[no-any-return]
 
     def next(self, **values: Any) -> None:
@@ -124,8 +138,19 @@ class BodyBuilder:
         """The other branch of a `when`."""
         self._node.other = Body()
         other = BodyBuilder(self._graph, Node(self._node.name, "when", self._node.target, body=self._node.other), {})
+        first = None if self._closed else self._graph._levels.pop()
         with self._graph._inside(self._node.other):
             yield other
+        if first is not None:
+            self._graph._levels.append(first)
+
+    def _whole(self) -> Wire:
+        """The one output. Raises CheckError where there are several, or the body is still open."""
+        names = list(self._result._kind) if self._closed else []
+        if len(names) != 1:
+            what = f"name one output of {self._node.name}"
+            raise CheckError(what, hint=" or ".join(f".{name}" for name in names) or "it is still open")
+        return getattr(self._result, names[0])  # type: ignore[no-any-return]
 
     def _close(self) -> None:
         node = self._node
@@ -141,11 +166,11 @@ class Graph:
 
     def __init__(self, name: str = "", *, summary: str = "", nodes: Sequence[str | Path] = ()) -> None:
         self.document = GraphDocument(name=name, summary=summary)
-        self.source = Source(f"<python {id(self)}>", "<python>", None, None)
+        here = Path.cwd()
+        self.source = Source(f"<python {id(self)}>", "<python>", here / f"<python {id(self)}>", here)
         self.loader = Loader()
         self._node_files = tuple(Path(n) for n in nodes)
-        self._scopes: list[dict[str, Node]] = [self.document.nodes]
-        self._names: set[str] = set()
+        self._levels = [Level(self.document.nodes)]
         self._numbers: dict[str, int] = {}
         self._types: dict[Any, NodeType] = {}
 
@@ -164,8 +189,7 @@ class Graph:
         graph.document = loader.read(source)
         if source.address in loader.faults:
             graph.check()  # raises, with what else is wrong
-        graph._scopes = [graph.document.nodes]
-        graph._names = _all_names(graph.document)
+        graph._levels = [_level(graph.document)]
         return graph
 
     @classmethod
@@ -198,11 +222,26 @@ class Graph:
     def hash(self) -> str:
         """A digest of what the graph means, whatever its nodes are called and in whichever order they stand."""
 
-        def include(address: str) -> str:
-            source = self.source.include(address)
-            return graph_hash(self.loader.load(source), lambda inner: source.include(inner).address)
+        around: list[str] = []
 
-        return graph_hash(self.document, include)
+        def digest(document: GraphDocument, source: Source) -> str:
+            if source.identity in around:
+                return "cycle"
+            around.append(source.identity)
+
+            def include(address: str) -> str:
+                inner = source.include(address)
+                return digest(self.loader.load(inner), inner)
+
+            parts = [graph_hash(document, include, live_key)]
+            for name, values in sorted(document.variants.items()):
+                changed = apply_sets(document, values.get("set") or {})
+                inputs = sorted((key, repr(value)) for key, value in values.items() if key != "set")
+                parts += [name, repr(inputs), graph_hash(changed, include, live_key)]
+            around.pop()
+            return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+        return digest(self.document, self.source)
 
     # --- building
 
@@ -251,7 +290,10 @@ class Graph:
 
     def include(self, address: str, name: str | None = None, **inputs: Any) -> Wire:
         """Uses another graph as a node: its inputs and outputs are the ports."""
-        inner = self.loader.load(self.source.include(address))
+        try:
+            inner = self.loader.load(self.source.include(address))
+        except DocumentError as error:
+            raise CheckError(f"include {address}: {error.message}", hint=error.hint) from None
         node = Node(name or self._fresh(_snake(Path(address).stem)), "graph", Lit(address))
         self._fill(node, inputs, set(inner.inputs), address)
         self._put(node)
@@ -295,18 +337,26 @@ class Graph:
     def _session(self, options: Options | None) -> Session:
         from .results import default_results
 
-        options = options or Options(nodes=self._node_files)
+        options = options or Options()
+        options = replace(options, nodes=(*self._node_files, *(n for n in options.nodes if n not in self._node_files)))
         return Session(options, default_results() if options.cache else None)
 
     def check(self) -> None:
         """Raises CheckFailed with every mistake, at both levels. Needs no values of inputs; opens no weights."""
-        from .components import Opener
-
-        values = {item.name: item.default for item in self.document.inputs.values() if not item.required}
-        if self.document.variants:
-            values |= next(iter(self.document.variants.values()))
-        session = self._session(None)
-        problems, _ = session.check(self.document, self.source, self.loader, values, Opener())
+        document, session, opener = self.document, self._session(None), Opener()
+        defaults = {item.name: item.default for item in document.inputs.values() if not item.required}
+        problems: list[DiffgraphError] = []
+        for variant in document.variants or {"": {}}:
+            values, sets = choose_variant(document, variant or None)
+            try:
+                changed = apply_sets(document, sets)
+            except InputError as error:
+                place = document.places.get(f"variants.{variant}")
+                problems.append(CheckError(f"variant {variant}: {error.message}", hint=error.hint, place=place))
+                continue
+            found, _ = session.check(changed, self.source, self.loader, {**defaults, **values}, opener)
+            known = {(str(problem.place), problem.message) for problem in problems}
+            problems += [p for p in found if (str(p.place), p.message) not in known]
         if problems:
             raise CheckFailed(problems)
 
@@ -371,20 +421,23 @@ class Graph:
     def _take(self, name: str) -> None:
         if not NAME.fullmatch(name):
             raise CheckError(f"{name!r} is not a name", hint="letters, digits and _ only, not starting with a digit")
-        if name in self._names:
-            raise CheckError(f"the name {name} is taken already in this graph")
-        self._names.add(name)
+        if self._is_taken(name):
+            raise CheckError(f"the name {name} is taken already in this scope, around it or in a body inside it")
+        self._levels[-1].names.add(name)
+
+    def _is_taken(self, name: str) -> bool:
+        return name in self._levels[-1].inside or any(name in level.names for level in self._levels)
 
     def _fresh(self, base: str) -> str:
         number = self._numbers.get(base, 1)
-        while (name := f"{base}{number}" if number > 1 else base) in self._names:
+        while self._is_taken(name := f"{base}{number}" if number > 1 else base):
             number += 1
         self._numbers[base] = number
         return name
 
     def _put(self, node: Node) -> None:
         self._take(node.name)
-        self._scopes[-1][node.name] = node
+        self._levels[-1].nodes[node.name] = node
 
     def _fill(self, node: Node, inputs: Mapping[str, Any], allowed: set[str] | None, what: str) -> None:
         for name, value in inputs.items():
@@ -392,45 +445,49 @@ class Graph:
                 near = nearest(name, sorted(allowed))
                 hint = f"did you mean {near!r}?" if near else "it has: " + ", ".join(sorted(allowed))
                 raise CheckError(f"{what} has no input {name!r}", hint=hint)
-            node.args[name] = self._arg(value)
+            given = GivenAddress(value) if name == "weights" and isinstance(value, str | Path) else value
+            node.args[name] = self._arg(given)
 
     def _arg(self, value: Any) -> Arg:
         if isinstance(value, Wire):
             if value._graph is not self:
-                raise CheckError(f"{value!r} belongs to another graph")
+                raise CheckError(f"{value!r} belongs to another graph", hint="hand it over as an input of this one")
+            if value._level not in self._levels:
+                hint = "give it out: `next` and `collect` of a loop, `output` of a map or a branch"
+                raise CheckError(f"{value!r} is inside a body, and is used outside of it", hint=hint)
             return Ref(value._name, value._path)
         if isinstance(value, BodyBuilder):
-            raise CheckError("name one output of the body, such as body.sample")
+            return self._arg(value._whole())
         if isinstance(value, Ref | Lit | ListOf):
             return value
-        if isinstance(value, list | tuple) and any(isinstance(item, Wire | Ref) for item in value):
-            return ListOf(tuple(self._arg(item) for item in value))
-        if isinstance(value, Path):
-            return Lit(str(value))
-        return Lit(list(value) if isinstance(value, tuple) else value)
+        if isinstance(value, list) or type(value) is tuple:
+            items = tuple(self._arg(item) for item in value)
+            literals = [item.value for item in items if isinstance(item, Lit)]
+            return Lit(literals) if len(literals) == len(items) else ListOf(items)
+        return Lit(str(value) if isinstance(value, Path) else value)
 
     @contextmanager
     def _inside(self, body: Body) -> Iterator[None]:
-        self._scopes.append(body.nodes)
+        level = Level(body.nodes)
+        self._levels.append(level)
         try:
             yield
         finally:
-            self._scopes.pop()
+            self._levels.pop()
+            self._levels[-1].inside |= level.names | level.inside
 
     @contextmanager
     def _body(self, node: Node, names: list[str], kinds: Mapping[str, Any] | None = None) -> Iterator[BodyBuilder]:
         self._put(node)
-        wires = {}
-        for name in names:
-            self._take(name)
-            given = (kinds or {}).get(name)
-            wires[name] = Wire(self, name, (), given._kind if isinstance(given, Wire) else None)
         assert node.body is not None
+        wires: dict[str, Wire] = {}
         body = BodyBuilder(self, node, wires)
         with self._inside(node.body):
+            for name in names:
+                self._take(name)
+                given = (kinds or {}).get(name)
+                wires[name] = Wire(self, name, (), given._kind if isinstance(given, Wire) else None)
             yield body
-        for name in names:
-            self._names.discard(name)
         body._close()
 
     def __repr__(self) -> str:
@@ -456,7 +513,6 @@ def _live_type(thing: Any) -> NodeType:
 
 
 def _source_of(thing: Any) -> str:
-    import hashlib
     import inspect
 
     try:
@@ -466,14 +522,16 @@ def _source_of(thing: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _all_names(document: GraphDocument) -> set[str]:
-    names = set(document.inputs)
-    stack = [document.nodes]
+def _level(document: GraphDocument) -> Level:
+    """The outermost scope of a document that was read."""
+    level = Level(document.nodes, {*document.inputs, *document.nodes})
+    stack = list(document.nodes.values())
     while stack:
-        for name, node in stack.pop().items():
-            names.add(name)
-            stack.extend(body.nodes for body in (node.body, node.other) if body is not None)
-    return names
+        node = stack.pop()
+        if node.inner or node.as_name:
+            level.inside |= {node.as_name, *node.carry, *node.inner}
+            stack.extend(node.inner.values())
+    return level
 
 
 def read_text(text: str, file: str) -> GraphDocument:

@@ -259,6 +259,11 @@ def _dtype(name: str) -> str:
     return _DTYPES.get(name, name)
 
 
+def live_key(live: Any) -> str:
+    """What stands for a live object in a graph's hash: the source of a type, the content of a component."""
+    return live.source if isinstance(live, NodeType) else live_digest(live)
+
+
 def live_digest(component: Any) -> str:
     """The digest of a live component: its config and the bytes of its tensors."""
     digest = hashlib.sha256(repr(getattr(component, "config", "")).encode())

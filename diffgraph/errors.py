@@ -46,6 +46,10 @@ class CheckError(DiffgraphError):
     code = "check"
 
 
+class UnknownPort(CheckError, AttributeError):  # noqa: N818
+    """A wire was asked for a port that it does not have."""
+
+
 class CheckFailed(DiffgraphError):
     """All mistakes of a graph together, in the order of the document."""
 

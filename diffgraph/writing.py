@@ -95,16 +95,23 @@ def document_plain(graph: GraphDocument) -> dict[str, Any]:
     return out
 
 
-def graph_hash(graph: GraphDocument, include: Callable[[str], str]) -> str:
-    """A digest of what the graph means: it does not depend on the names or the order of nodes, and depends on every value.
+Digests = tuple[Callable[[str], str], Callable[[Any], str]]
 
-    `include` gives the digest of an included graph by its address.
+
+def graph_hash(graph: GraphDocument, include: Callable[[str], str], live: Callable[[Any], str]) -> str:
+    """A digest of what the graph means, whatever its nodes are called and in whichever order they stand.
+
+    It depends on every value. include: the digest of an included graph by its address. live: that of a live object.
     """
+    digests = (include, live)
     outer = {name: _digest("input", name, *_input_parts(item)) for name, item in graph.inputs.items()}
     if graph.train is not None:
-        outer[graph.train.data.as_name] = _digest("batch", _node_digest(graph.train.data, outer, include, 0))
-    names = _scope_digests(graph.nodes, outer, include, 0)
-    parts: list[Any] = [sorted(outer.values()), {name: _arg_digest(arg, names) for name, arg in sorted(graph.outputs.items())}]
+        outer[graph.train.data.as_name] = _digest("batch", _node_digest(graph.train.data, outer, digests, 0))
+    names = _scope_digests(graph.nodes, outer, digests, 0)
+    parts: list[Any] = [
+        sorted(outer.values()),
+        {name: _arg_digest(arg, names) for name, arg in sorted(graph.outputs.items())},
+    ]
     if graph.train is not None:
         update = {folder: names.get(name, name) for name, folder in graph.train.update.items()}
         parts.append([sorted(update.items()), _arg_digest(graph.train.loss, names), graph.train.settings])
@@ -124,36 +131,37 @@ def _arg_digest(arg: Arg | None, names: Mapping[str, str]) -> str:
         return _digest("ref", names.get(arg.name, arg.name), arg.path, arg.sub)
     if isinstance(arg, ListOf):
         return _digest("list", [_arg_digest(item, names) for item in arg.items])
-    return _digest("lit", type(arg.value).__name__, arg.value) if arg is not None else ""
+    if arg is None:
+        return ""
+    kind = "str" if isinstance(arg.value, str) else type(arg.value).__name__
+    return _digest("lit", kind, arg.value)
 
 
-def _scope_digests(
-    nodes: Mapping[str, Node], outer: Mapping[str, str], include: Callable[[str], str], depth: int
-) -> dict[str, str]:
+def _scope_digests(nodes: Mapping[str, Node], outer: Mapping[str, str], digests: Digests, depth: int) -> dict[str, str]:
     names = dict(outer)
     for node in ordered(nodes)[0]:
-        names[node.name] = _node_digest(node, names, include, depth)
+        names[node.name] = _node_digest(node, names, digests, depth)
     return names
 
 
-def _node_digest(node: Node, names: Mapping[str, str], include: Callable[[str], str], depth: int) -> str:
+def _node_digest(node: Node, names: Mapping[str, str], digests: Digests, depth: int) -> str:
     def table(args: Mapping[str, Arg], scope: Mapping[str, str]) -> list[Any]:
         return [[name, _arg_digest(arg, scope)] for name, arg in sorted(args.items())]
 
-    target = include(node.target_text) if node.form == "graph" else _arg_digest(node.target, names)
+    target = digests[0](node.target_text) if node.form == "graph" else _arg_digest(node.target, names)
     parts: list[Any] = [
         node.form,
         target,
         table(node.args, names),
         table(node.carry, names),
-        id(node.live) if node.live else 0,
+        digests[1](node.live) if node.live is not None else "",
     ]
     for body in (node.body, node.other):
         if body is not None:
             inside = dict(names)
             inside[node.as_name] = _digest("as", depth)
             inside.update({name: _digest("carry", depth, name) for name in node.carry})
-            scope = _scope_digests(body.nodes, inside, include, depth + 1)
+            scope = _scope_digests(body.nodes, inside, digests, depth + 1)
             parts.append([table(body.outputs, scope), sorted(scope[name] for name in body.nodes)])
             if body is node.body:
                 parts += [table(node.next, scope), table(node.collect, scope), _arg_digest(node.of, scope)]
