@@ -22,7 +22,7 @@ def packages() -> list[str]:
 class BuildWithIndex(build_py):
     """Adds nodes/index.json, so that the first command after an installation need not import every node.
 
-    Needs torch in the environment that builds (`python -m build --no-isolation`); without it the index is made at first use.
+    Needs torch in the environment that builds (`python -m build --no-isolation`); else the index is made at first use.
     """
 
     def run(self) -> None:

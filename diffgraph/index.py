@@ -1,7 +1,7 @@
 """The index of nodes: finding the modules of node packages, digesting their sources, keeping what they declare.
 
-Modules are found and digested without importing them. What one declares is read in a process of its own (describe.py) and
-kept under the digest of its file and of the files that it imports; a wheel ships the index of the built-in modules:
+Modules are found and digested without importing them. What one declares is read in a process of its own (describe.py)
+and kept under the digest of its file and of the files that it imports; a wheel ships the index of the built-in modules:
 `python -m diffgraph.index FILE` writes it.
 """
 
@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any

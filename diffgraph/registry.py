@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -107,8 +107,8 @@ def node_from_json(data: Mapping[str, Any], source: str, prefix: str = "") -> No
         n: port_from_json(p) for n, p in data.get("fields", {}).items()
     }
     return NodeType(
-        prefix + data["name"], data["role"], data["version"], data["module"], data["qualname"], source, data["doc"], methods,
-        fields, config=config, files=tuple(data.get("files", ())),
+        prefix + data["name"], data["role"], data["version"], data["module"], data["qualname"], source, data["doc"],
+        methods, fields, config=config, files=tuple(data.get("files", ())),
         keys=tuple((a, b) for a, b in data.get("keys", ())), ignored=frozenset(data.get("ignored", ())),
         published=tuple(data.get("published", ())), **extra,
     )  # fmt: skip
@@ -118,7 +118,7 @@ _FIELD_TYPES = {"int": "int", "float": "float", "str": "text", "bool": "bool"}
 
 
 def _field_port(spec: FieldSpec) -> Port:
-    """A config field as a port. A field of several types takes anything here; `FieldSpec.accept` decides on its value."""
+    """A config field as a port. One of several types takes anything here; `FieldSpec.accept` decides on its value."""
 
     def convert(value: ValueType) -> Type:
         if value.kind in _FIELD_TYPES:
@@ -224,7 +224,7 @@ class Registry:
         return None
 
     def input_type(self, name: str) -> Port | None:
-        """The type that a graph input names: a scalar, a kind, a record, a protocol, a component, or `list[...]` of one."""
+        """The type that a graph input names: a scalar, kind, record, protocol or component, or `list[...]` of one."""
         if name.startswith("list[") and name.endswith("]"):
             inner = self.input_type(name[5:-1])
             return Port(Type("list", item=inner)) if inner is not None else None
@@ -248,15 +248,44 @@ class Registry:
         return find
 
 
+Modules = tuple[str, dict[str, Path], bool]  # the prefix of their types, modules by name, whether the user named them
+
+_watched: dict[Any, tuple[dict[str, tuple[int, int]], Registry]] = {}
 _loaded: dict[str, Registry] = {}
 
 
 def registry(files: Iterable[Path] = ()) -> Registry:
-    """The registry of installed packages and of the node files that the user named. Made once for each state of the sources.
+    """The registry of installed packages and of the node files that the user named, made once a state of the sources.
 
     Raises InputError where a named file is missing or cannot be imported.
     """
-    sets: list[tuple[str, dict[str, Path], bool]] = []
+    named = tuple(files)
+    asked = (tuple(sys.path), tuple(os.path.abspath(file) for file in named))
+    known = _watched.get(asked)
+    if known is not None and known[0] == _stamps(known[0]):
+        return known[1]
+    sets, missing = _modules(named)
+    places = {path for _, modules, _ in sets for path in modules.values()}
+    stamps = _stamps([*map(str, {*places, *(path.parent for path in places)}), *(path or "." for path in sys.path)])
+    _watched[asked] = stamps, _read(sets, missing)
+    return _watched[asked][1]
+
+
+def _stamps(paths: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """When files and folders were changed, and their sizes."""
+    stamps = {}
+    for path in paths:
+        try:
+            info = os.stat(path)
+            stamps[path] = info.st_mtime_ns, info.st_size
+        except OSError:
+            stamps[path] = 0, 0
+    return stamps
+
+
+def _modules(files: Iterable[Path]) -> tuple[list[Modules], dict[str, str]]:
+    """The modules of installed packages and of named files; and why packages are missing, by their prefix."""
+    sets: list[Modules] = []
     missing = {}
     for prefix, package in packages().items():
         try:
@@ -270,6 +299,10 @@ def registry(files: Iterable[Path] = ()) -> Registry:
         name = f"diffgraph_user_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
         _files[name] = path
         sets.append(("", {name: path}, True))
+    return sets, missing
+
+
+def _read(sets: Sequence[Modules], missing: Mapping[str, str]) -> Registry:
     state = hashlib.sha256(f"{INDEX_FORMAT} {sys.version_info[:2]}".encode())
     for prefix, modules, _ in sets:
         for name, path in modules.items():
