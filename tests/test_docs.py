@@ -1,0 +1,169 @@
+"""Every block of code in the documents runs, in order, in a folder of its own for each document.
+
+    yaml, python, toml    a first line `# name.yaml` writes the block to that file. Other YAML is quoted from a shipped
+                          graph, word for word; other Python runs, and `print(x)  # 3` must print 3
+    console               each `$ command` runs; what follows it is what it prints, with `...` for any text. A command
+                          fails only where it is shown what it says then
+    text                  is not run
+
+`pip install FOLDER` is stood in for: the package goes to a folder that Python looks into. What installs this project, and
+the tests themselves, are left out: they run already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^( *)```([a-z]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+NAMED = re.compile(r"# (\S+\.(?:yaml|py|toml))\n")
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: its language, its text, and the line that it begins at."""
+
+    language: str
+    text: str
+    line: int
+
+
+def blocks(document: Path) -> list[Block]:
+    """The fenced blocks of a document."""
+    text = document.read_text(encoding="utf-8")
+    return [
+        Block(found[2], textwrap.dedent(found[3]), text.count("\n", 0, found.start()) + 1)
+        for found in FENCE.finditer(text)
+    ]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the project's own beside it, `diffgraph` as a command, and a place for packages."""
+    work, tools, site = (tmp_path / name for name in ("work", "bin", "site"))
+    for folder in (work, tools, site):
+        folder.mkdir()
+    for name in ("graphs", "scripts", "benchmarks"):
+        (work / name).symlink_to(ROOT / name)
+    for name in ("diffgraph", "python"):
+        script = tools / name
+        module = " -m diffgraph" if name == "diffgraph" else ""
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}"{module} "$@"\n')
+        script.chmod(0o755)
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("PATH", str(tools), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.syspath_prepend(str(site))
+    return work  # noqa: RET504
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_blocks_run(document: Path, place: Path) -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks(document):
+        where = f"{document.relative_to(ROOT)}:{block.line}"
+        named = NAMED.match(block.text)
+        if block.language in ("yaml", "python", "toml") and named:
+            file = place / named[1]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(block.text[named.end() :], encoding="utf-8")
+        elif block.language == "yaml":
+            assert quoted(block.text), f"{where}: is not part of a shipped graph"
+        elif block.language == "python":
+            run_python(block.text, names, where)
+        elif block.language == "console":
+            run_console(block.text, place, where)
+        else:
+            assert block.language == "text", f"{where}: a block of {block.language or 'no language'} is not tested"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in LINK.findall(document.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (document.parent / target).exists(), f"{target} is not there"
+
+
+def quoted(text: str) -> bool:
+    """Whether a block is, but for its indentation and comments, part of a shipped graph."""
+
+    def lines(whole: str) -> str:
+        return "\n".join(re.sub(r"\s+#.*", "", line).strip() for line in whole.splitlines())
+
+    return any(lines(text) in lines(path.read_text(encoding="utf-8")) for path in (ROOT / "graphs").rglob("*.yaml"))
+
+
+def run_python(text: str, names: dict[str, Any], where: str) -> None:
+    """Runs a block; the comment behind a `print` says what it prints."""
+    wanted = [line.split("  # ", 1)[1] for line in text.splitlines() if line.startswith("print(") and "  # " in line]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(text, where, "exec"), names)
+    if wanted:
+        assert printed.getvalue().splitlines() == wanted, where
+
+
+def run_console(text: str, place: Path, where: str) -> None:
+    """Runs each command of a block and compares what it prints."""
+    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+        command, _, shown = part.partition("\n")
+        while command.endswith("\\"):
+            line, _, shown = shown.partition("\n")
+            command = command[:-1] + line
+        for step in command.split(" && "):
+            code, said = run_command(step, place)
+            assert code == 0 or shown.strip(), f"{where}: `{step}` failed:\n{said}"
+        if shown.strip():
+            pattern = ".*".join(re.escape(piece) for piece in plain(shown).split("..."))
+            assert re.fullmatch(pattern, plain(said), re.DOTALL), f"{where}: `{command}` printed:\n{said}"
+
+
+def plain(text: str) -> str:
+    """Lines without what blanks they end in."""
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def run_command(command: str, place: Path) -> tuple[int, str]:
+    """The exit code of a command, and what it said."""
+    words = command.split()
+    if words[:2] == ["pip", "install"]:
+        if Path(words[-1]).is_dir() and words[-1] != ".":
+            install(place / words[-1], place.parent / "site")
+        return 0, ""
+    if words[0] in ("pytest", ".ci/run"):
+        return 0, ""
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    return done.returncode, done.stdout
+
+
+def install(project: Path, site: Path) -> None:
+    """Puts a project of plain Python where Python finds it, as pip would, with its entry points."""
+    about = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for package in project.glob("*/__init__.py"):
+        shutil.copytree(package.parent, site / package.parent.name)
+    info = site / f"{about['name'].replace('-', '_')}-{about['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {about['name']}\nVersion: {about['version']}\n")
+    points = [
+        f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in e.items()) for group, e in about["entry-points"].items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(points))
