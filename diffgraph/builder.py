@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import is_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from .authoring import Component, NodeMark
 from .components import GivenAddress, Opener, live_key
 from .document import parse, write
 from .errors import CheckError, CheckFailed, DiffgraphError, DocumentError, InputError, UnknownPort, nearest
-from .graph import NAME, Arg, Body, GraphDocument, Input, ListOf, Lit, Node, Ref
+from .graph import NAME, Arg, Body, GraphDocument, Input, ListOf, Lit, Node, Ref, parts
 from .inputs import apply_sets, choose_variant
 from .registry import Method, NodeType, Registry, node_from_json, registry
 from .session import Options, Prepared, Session
@@ -173,6 +174,7 @@ class Graph:
         self._levels = [Level(self.document.nodes)]
         self._numbers: dict[str, int] = {}
         self._types: dict[Any, NodeType] = {}
+        self._planned: tuple[tuple[Any, ...], list[Any], Prepared] | None = None  # the last plan, what it was made of
 
     # --- loading and saving
 
@@ -247,11 +249,13 @@ class Graph:
 
     def input(
         self, name: str, type: str, default: Any = ..., *, min: float | None = None, max: float | None = None,  # noqa: A002
-        choices: Sequence[Any] = (), help: str = "", secret: bool = False,  # noqa: A002
+        choices: Sequence[Any] = (), help: str = "", secret: bool = False, differs: str = "",  # noqa: A002
     ) -> Wire:  # fmt: skip
         """Declares an input of the graph: `type` as in a document."""
         required = default is ...
-        item = Input(name, type, None if required else default, required, min, max, tuple(choices), help, secret)
+        item = Input(
+            name, type, None if required else default, required, min, max, tuple(choices), help, secret, differs
+        )
         port = self.registry.input_type(type)
         if port is None:
             raise CheckError(f"input {name}: there is no type {type!r}")
@@ -369,9 +373,41 @@ class Graph:
         show: Sequence[str] = (),
         **inputs: Any,
     ) -> Prepared:
-        """The graph checked and planned with these inputs; `.run()` makes the outputs."""
+        """The graph checked and planned with these inputs; `.run()` makes the outputs.
+
+        The last plan is given again where nothing that it depends on has changed.
+        """
         session = self._session(options)
-        return session.prepare(self.document, self.source, self.loader, inputs, variant=variant, sets=sets, show=show)
+        asked = self._asked(session, variant, inputs) if not (sets or show) else None
+        made_of = self._parts() if asked is not None else []
+        if self._planned is not None and asked == self._planned[0] and _same(made_of, self._planned[1]):
+            return self._planned[2]
+        prepared = session.prepare(
+            self.document, self.source, self.loader, inputs, variant=variant, sets=sets, show=show
+        )  # fmt: skip
+        self._planned = (asked, made_of, prepared) if asked is not None and not prepared.handles else None
+        return prepared
+
+    def _asked(self, session: Session, variant: str | None, inputs: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """What a plan depends on, where that can be told: for a graph without weights or files, given plain inputs.
+
+        A plan with components is made anew, for their weights may have changed.
+        """
+        document = self.document
+        if document.train is not None or any(_reads_files(item.type) for item in document.inputs.values()):
+            return None
+        if not all(type(value) in (str, int, float, bool) for value in inputs.values()):
+            return None
+        given = tuple(sorted((name, type(value), value) for name, value in inputs.items()))
+        around = (id(session.registry), id(session.results), session.settings(), session.options)
+        return given, variant, repr(document.variants), repr(document.requires), around
+
+    def _parts(self) -> list[Any]:
+        document = self.document
+        found = parts(document.nodes)
+        for table in (document.outputs, document.inputs):
+            found += (len(table), *table, *table.values())
+        return found
 
     def __call__(
         self,
@@ -492,6 +528,16 @@ class Graph:
 
     def __repr__(self) -> str:
         return f"<Graph {self.document.name or 'without a name'}: {len(self.document.nodes)} nodes>"
+
+
+def _reads_files(type_name: str) -> bool:
+    """Whether a value of an input's type may stand for what is in a file."""
+    return type_name not in ("int", "float", "bool", "text", "choice")
+
+
+def _same(left: list[Any], right: list[Any]) -> bool:
+    """Whether two lists hold the very same objects."""
+    return len(left) == len(right) and all(map(is_, left, right))
 
 
 def _snake(name: str) -> str:

@@ -150,7 +150,11 @@ class Calls(References):
             fine &= self._meet(node, name, node.args[name], value, method.inputs[name], use, scope, bindings)
         if not fine and method.output.type.form == "var":
             return Value(ANY)
-        return self._output(node, method, values, use, facts, bindings)
+        result = self._output(node, method, values, use, facts, bindings)
+        if all(value.origin for value in values.values()):
+            made_of = tuple(sorted((name, value.origin) for name, value in values.items()))
+            result.origin = hash((node.form, node.target_text, identity, method.name, made_of))
+        return result
 
     def _meet(
         self,

@@ -108,6 +108,7 @@ class Checker(Bodies):
                 value.literal = value.known
         if value.dims is None and port.type.form == "kind" and not port.type.literals:
             value.dims = (Rest(item.name),)
+        value.origin = hash(("input", item.name))
         if actual is None:
             value.known, value.literal = UNSET, UNSET
         return value
@@ -153,6 +154,14 @@ class Checker(Bodies):
                 )
             else:
                 names[item.name] = self._default(item)
+        for item in inner.inputs.values():
+            first, second = names.get(item.name), names.get(item.differs)
+            if first is not None and second is not None and first.origin and first.origin == second.origin:
+                self.fault(
+                    node.args[item.name].place,
+                    f"{node.name}.{item.name}: this is the same as {item.differs}, and they must differ",
+                    f"{node.args[item.name]} and {node.args[item.differs]} are made in the same way of the same values",
+                )
         inside = Scope(ChainMap(names), source, f"{scope.path}{node.name}.", scope.loops, scope.branches)
         self._including.append(f"{node.name}, included at {node.place}")
         self._addresses.append(source.identity)

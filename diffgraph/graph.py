@@ -67,7 +67,7 @@ Arg = Ref | Lit | ListOf
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A declared input of a graph."""
+    """A declared input of a graph. `differs` names another input, into which the same value may not be wired."""
 
     name: str
     type: str
@@ -78,6 +78,7 @@ class Input:
     choices: tuple[Any, ...] = ()
     help: str = ""
     secret: bool = False
+    differs: str = ""
     place: Place = NOWHERE
 
 
@@ -146,6 +147,21 @@ class GraphDocument:
     train: Train | None = None
     file: str = "<python>"
     places: dict[str, Place] = field(default_factory=dict)
+
+
+def parts(nodes: Mapping[str, Node]) -> list[Any]:
+    """Every object that nodes consist of, in order: the same objects as before are nodes that nobody changed since."""
+    found: list[Any] = []
+    for name, node in nodes.items():
+        found += (name, node.form, node.target, node.live, len(node.args), *node.args, *node.args.values())
+        if node.body is not None:
+            found += (node.as_name, node.of)
+            for args in (node.carry, node.next, node.collect):
+                found += (len(args), *args, *args.values())
+            for body in (node.body, node.other):
+                if body is not None:
+                    found += (len(body.nodes), *parts(body.nodes), *body.outputs, *body.outputs.values())
+    return found
 
 
 # --- walking --------------------------------------------------------------------------------------------------------

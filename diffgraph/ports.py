@@ -191,7 +191,7 @@ class Value:
 
     `literal` is the value where every run has the same; a number that a user may change is a symbol there, and `known` is what
     it is this time. `stream` tells values apart that one use consumes. `written` marks a literal of the document: it alone may
-    stand where a kind is wanted.
+    stand where a kind is wanted. `origin` is equal for values that are made in the same way of the same values, 0 if unknown.
     """
 
     type: Type
@@ -205,6 +205,7 @@ class Value:
     component: Any = None
     stream: int = 0
     written: bool = False
+    origin: int = 0
 
     def describe(self, unifier: Unifier) -> str:
         """The value in words, such as `Sample [B, 3, 64, 64]`."""

@@ -26,7 +26,7 @@ from .graph import (
 )  # fmt: skip
 
 TOP_KEYS = ("diffgraph", "name", "summary", "requires", "inputs", "variants", "nodes", "outputs", "train")
-INPUT_KEYS = ("type", "default", "min", "max", "choices", "help", "secret")
+INPUT_KEYS = ("type", "default", "min", "max", "choices", "help", "secret", "differs")
 TRAIN_KEYS = (
     "data", "update", "loss", "optimizer", "learning_rate", "ema", "steps", "checkpoint", "sample",
 )  # fmt: skip
@@ -60,6 +60,9 @@ class Reader:
             found = self._input(name, entry.tree)
             if found is not None:
                 out.inputs[name] = found
+        for item in out.inputs.values():
+            if item.differs and (item.differs == item.name or item.differs not in out.inputs):
+                self.fault(item.place, f"input {item.name}: `differs` names no other input: {item.differs!r}")
         for name, entry in self._table(tree, "variants").items():
             if isinstance(entry.tree, Table):
                 out.variants[name] = plain(entry.tree)
@@ -146,7 +149,8 @@ class Reader:
             data["choices"] = []
         return Input(
             name, data["type"], data.get("default"), "default" not in data, data.get("min"), data.get("max"),
-            tuple(data.get("choices", ())), str(data.get("help", "")), data.get("secret") is True, tree.place,
+            tuple(data.get("choices", ())), str(data.get("help", "")), data.get("secret") is True,
+            str(data.get("differs", "")), tree.place,
         )  # fmt: skip
 
     def arg(self, tree: Tree) -> Arg:

@@ -79,7 +79,7 @@ class References:
         if isinstance(arg, Lit):
             if arg.value is UNREAD:
                 return Value(ANY)
-            return replace(literal_value(arg.value), written=True)
+            return replace(literal_value(arg.value), written=True, origin=hash(("literal", repr(arg.value))))
         if isinstance(arg, Ref):
             found = self.reference(arg, scope, what)
             self._consume(found, scope, arg, what)
@@ -157,7 +157,8 @@ class References:
                 known = literal_value(config)
                 return Value(info.type.fields[part].type, literal=config, item=known.item)
             return None
-        return value.fields.get(part)
+        field = value.fields.get(part)
+        return replace(field, origin=hash((value.origin, part))) if field is not None and value.origin else field
 
     def _parts(self, value: Value) -> list[str]:
         if value.component is not None:

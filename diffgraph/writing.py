@@ -82,6 +82,8 @@ def document_plain(graph: GraphDocument) -> dict[str, Any]:
                 spec["help"] = item.help
             if item.secret:
                 spec["secret"] = True
+            if item.differs:
+                spec["differs"] = item.differs
             out["inputs"][item.name] = spec
     if graph.variants:
         out["variants"] = graph.variants
@@ -119,7 +121,7 @@ def graph_hash(graph: GraphDocument, include: Callable[[str], str], live: Callab
 
 
 def _input_parts(item: Input) -> list[Any]:
-    return [item.type, item.required, item.default, item.min, item.max, list(item.choices), item.secret]
+    return [item.type, item.required, item.default, item.min, item.max, list(item.choices), item.secret, item.differs]
 
 
 def _digest(*parts: Any) -> str:
