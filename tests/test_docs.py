@@ -6,8 +6,8 @@
                           fails only where it is shown what it says then
     text                  is not run
 
-`pip install FOLDER` is stood in for: the package goes to a folder that Python looks into. What installs this project, and
-the tests themselves, are left out: they run already.
+`pip install FOLDER` is stood in for: the package goes to a folder that Python looks into. What installs this project,
+and the tests themselves, are left out: they run already.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.syspath_prepend(str(site))
-    return work  # noqa: RET504
+    return work
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -163,7 +163,6 @@ def install(project: Path, site: Path) -> None:
     info = site / f"{about['name'].replace('-', '_')}-{about['version']}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {about['name']}\nVersion: {about['version']}\n")
-    points = [
-        f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in e.items()) for group, e in about["entry-points"].items()
-    ]
+    groups = about["entry-points"].items()
+    points = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in entries.items()) for group, entries in groups]
     (info / "entry_points.txt").write_text("\n".join(points))
