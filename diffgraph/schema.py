@@ -1,4 +1,4 @@
-"""The JSON Schema of documents, for editors: completion and mistakes while one types. `diffgraph check` remains the judge.
+"""The JSON Schema of documents, for editors: completion and mistakes as one types. `diffgraph check` is the judge.
 
 The forms of the language are pydantic models; each installed node type becomes one too, made of its declared ports. An
 editor cannot follow wires, so wherever a value may stand a `$reference` may stand as well.
@@ -186,8 +186,8 @@ def node_schema(node: NodeType) -> dict[str, Any]:
     for name, port in ports.items():
         # A component with weights takes its parameters from their config, so none of them is required here.
         required = port.required and node.role != "component"
-        extra = {} if required else {"default": None if port.required else port.default}
-        fields[f"port_{name}"] = (_annotation(port), Field(alias=name, description=_about(port), **extra))
+        default = ... if required else None if port.required else port.default
+        fields[f"port_{name}"] = (_annotation(port), Field(default, alias=name, description=_about(port)))
     model = create_model(f"node {node.name}", __config__=ConfigDict(extra="forbid"), __doc__=node.summary, **fields)
     schema = model.model_json_schema(by_alias=True)
     schema["properties"]["node"]["description"] = node.summary

@@ -1,0 +1,78 @@
+"""The command line: `diffgraph COMMAND ...`. Each command is a file of its own here, imported when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from .report import State, report
+
+COMMANDS = {
+    "run": "Run a graph; its inputs are the options",
+    "check": "Find every mistake in a graph, without running it",
+    "plan": "Show what would run, what is cached, and what is missing",
+    "train": "Train what a training graph names, on a folder of data",
+    "nodes": "List the node types, or explain one",
+    "graphs": "List the shipped graphs, or copy one here to edit it",
+    "schema": "Print the JSON Schema of documents, for editors",
+    "cache": "Show, prune or clear the stored results",
+}
+
+
+class Main(click.Group):
+    """The group of commands. Errors become one message and an exit code here, and nowhere else."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f".{cmd_name}", __package__).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> NoReturn:
+        """Runs one command and ends the process: 0, 2 before the first node ran, 1 after it, 130 where interrupted."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        state = State(json="--json" in arguments, debug="--debug" in arguments)
+        try:
+            extra |= {"obj": state, "windows_expand_args": windows_expand_args}
+            code = super().main(arguments, prog_name, complete_var, standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
+        except Exception as error:
+            code = report(error, state)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="diffgraph")
+def main() -> None:
+    """Diffusion systems as graphs of typed nodes.
+
+    \b
+    diffgraph run glide --prompt "red apple"       a prompt becomes a picture
+    diffgraph run graphs/glide.yaml --help         the inputs of a graph
+    """
+
+
+__all__ = ["COMMANDS", "main"]

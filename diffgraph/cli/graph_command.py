@@ -1,0 +1,373 @@
+"""Commands on one graph: `diffgraph run GRAPH --prompt ...`. The graph's inputs are options, read from the document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..errors import CheckFailed, DiffgraphError, InputError, nearest
+from .report import UsageProblem
+
+if TYPE_CHECKING:
+    from ..bundles import Bundle
+    from ..graph import GraphDocument, Input
+    from ..ports import Port
+    from ..registry import Registry
+    from ..session import Prepared, Session
+    from ..sources import Loader, Source
+
+F = TypeVar("F", bound=Callable[..., Any])
+_OPENED = "diffgraph.opened"
+_WORDS = {"weights": "ADDRESS", "text": "TEXT", "int": "INT", "float": "FLOAT", "file": "FILE", "folder": "FOLDER"}
+
+
+@dataclass
+class Opened:
+    """The graph that a command was given, and what was typed for its inputs."""
+
+    address: str
+    own: frozenset[str]
+    graph: GraphDocument
+    source: Source
+    loader: Loader
+    bundle: Bundle | None = None
+    typed: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What inputs have where nothing is typed: from the picture, or of the first variant, or of the document."""
+        values = {item.name: item.default for item in self.graph.inputs.values() if not item.required}
+        if self.bundle is not None:
+            return values | dict(self.bundle.inputs)
+        first = next(iter(self.graph.variants.values()), {})
+        return values | {name: value for name, value in first.items() if name in self.graph.inputs}
+
+    @cached_property
+    def options(self) -> list[click.Option]:
+        """An option for each input whose name the command does not use itself."""
+        return [self._option(item) for item in self.graph.inputs.values() if _flag(item.name) not in self.own]
+
+    @property
+    def hidden(self) -> list[str]:
+        """The inputs that only `--input NAME=VALUE` reaches."""
+        return [name for name in self.graph.inputs if _flag(name) in self.own]
+
+    def _option(self, item: Input) -> click.Option:
+        names = [_flag(item.name), f"input_{item.name}"]
+        if item.type == "bool":
+            names[0] += f"/--no-{names[0][2:]}"
+        many = item.type.startswith("list[")
+
+        def take(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+            if ctx.get_parameter_source(param.name or "") is click.core.ParameterSource.COMMANDLINE:
+                self.typed[item.name] = list(value) if many else value
+
+        return click.Option(
+            names, expose_value=False, callback=take, multiple=many, metavar=_metavar(item), help=self._help(item),
+            **({"default": None} if item.type == "bool" else {"type": str}),
+        )  # fmt: skip
+
+    def _help(self, item: Input) -> str:
+        facts = []
+        value = self.defaults.get(item.name)
+        if item.name in self.defaults:
+            facts.append(f"default: {_shown(value)}")
+        elif self.bundle is not None and item.name in self.bundle.files:
+            facts.append(f"was the file {self.bundle.files[item.name][0]}")
+        else:
+            facts.append("required")
+        if item.min is not None or item.max is not None:
+            low, high = _number(item.min), _number(item.max)
+            facts.append(f"{low} to {high}" if low and high else f"from {low}" if low else f"up to {high}")
+        if item.type.startswith("list["):
+            facts.append("may be repeated")
+        return f"{item.help}  [{'; '.join(facts)}]".strip()
+
+    def given(self, pairs: Sequence[str], registry: Registry) -> dict[str, Any]:
+        """The values that were typed, of the inputs' types. Raises CheckFailed with all that cannot be."""
+        problems: list[DiffgraphError] = []
+        typed = dict(self.typed)
+        for text in pairs:
+            name, sign, value = text.partition("=")
+            name = name if name in self.graph.inputs else name.replace("-", "_")
+            item = self.graph.inputs.get(name)
+            if not sign:
+                problems.append(InputError(f"--input {text}: write NAME=VALUE"))
+            elif item is None:
+                near = nearest(name, list(self.graph.inputs))
+                hint = f"did you mean {near}?" if near else "it has: " + (", ".join(self.graph.inputs) or "none")
+                problems.append(InputError(f"--input {text}: there is no input {name!r}", hint=hint))
+            elif item.type.startswith("list["):
+                typed.setdefault(name, []).append(value)
+            elif name in typed:
+                problems.append(InputError(f"--input {text}: {name} is given twice"))
+            else:
+                typed[name] = value
+        values = {}
+        for name, value in typed.items():
+            port = registry.input_type(self.graph.inputs[name].type)
+            if port is None:
+                continue  # the check names the type that does not exist
+            try:
+                values[name] = convert(self.graph.inputs[name], port, value)
+            except DiffgraphError as error:
+                problems.append(error)
+        if problems:
+            raise CheckFailed(problems)
+        return values
+
+    def prepare(
+        self, session: Session, pairs: Sequence[str], *, variant: str | None, sets: Sequence[str], show: Sequence[str]
+    ) -> Prepared:
+        """The graph checked and planned with what was typed."""
+        given = self.given(pairs, session.registry)
+        kept = None
+        if self.bundle is not None:
+            if variant:
+                raise InputError(f"--variant: {self.address} holds one run; give inputs instead")
+            if missing := self.bundle.missing(self.graph, given):
+                raise CheckFailed(missing)
+            kept = self.bundle.inputs
+        return session.prepare(
+            self.graph, self.source, self.loader, given, variant=variant, sets=parse_sets(sets), show=show, kept=kept
+        )
+
+
+def convert(item: Input, port: Port, value: Any) -> Any:
+    """A typed text as the value that a document would have at this input."""
+    from ..inputs import typed_value
+
+    kind = port.type
+    if isinstance(value, list):
+        return [convert(item, kind.item, part) for part in value] if kind.item is not None else value
+    if not isinstance(value, str):
+        return value
+    if item.choices:
+        return next((choice for choice in item.choices if _shown(choice) == value), value)
+    if kind.form in ("protocol", "component"):
+        raise InputError(f"{item.name}: a {kind.name} comes from another graph, which includes this one")
+    scalar = kind.form == "scalar"
+    if scalar and kind.name not in ("int", "float", "bool"):
+        return value
+    literals = (kind.name,) if scalar else kind.literals
+    known = typed_value(value, item.name)
+    if isinstance(known, bool):
+        return known if "bool" in literals else value
+    if isinstance(known, int | float):
+        return known if {"int", "float"} & set(literals) else value
+    return None if known is None and not item.required and item.default is None else value
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-").lower()
+
+
+def _metavar(item: Input) -> str | None:
+    if item.type == "bool":
+        return None
+    if item.choices:
+        return "|".join(_shown(choice) for choice in item.choices)
+    inner = item.type.removeprefix("list[").rstrip("]")
+    return _WORDS.get(inner, inner.upper())
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.15g}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    if isinstance(value, list):
+        return ", ".join(_shown(item) for item in value) or "none"
+    return str(value) if value != "" else '""'
+
+
+class GraphCommand(click.Command):
+    """A command whose first argument is a graph; the graph's inputs are options of the command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.token_normalize_func = lambda name: name.replace("_", "-")
+        address = None if ctx.resilient_parsing else self._address(ctx, args)
+        if address is not None:
+            ctx.meta[_OPENED] = open_graph(address, self._own(ctx))
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        opened = ctx.meta.get(_OPENED)
+        return [*super().get_params(ctx), *(opened.options if opened is not None else ())]
+
+    def _own(self, ctx: click.Context) -> frozenset[str]:
+        names = (name for param in super().get_params(ctx) for name in (*param.opts, *param.secondary_opts))
+        return frozenset(name for name in names if name.startswith("--"))
+
+    def _address(self, ctx: click.Context, args: Sequence[str]) -> str | None:
+        """The graph among the arguments: the first that is neither an option of the command nor its value."""
+        takes = {
+            name: not (getattr(param, "is_flag", False) or getattr(param, "count", False))
+            for param in super().get_params(ctx)
+            for name in (*param.opts, *param.secondary_opts)
+        }
+        rest = iter(args)
+        for text in rest:
+            if text == "--":
+                return next(rest, None)
+            if not text.startswith("-") or text == "-":
+                return text
+            name, sign, _ = text.partition("=")
+            name = name.replace("_", "-") if name.startswith("--") else name[:2]
+            if name not in takes:
+                raise UsageProblem(
+                    f"{ctx.command_path}: {name} comes before the graph, or is no option",
+                    hint=f"name the graph first: {ctx.command_path} GRAPH {name} ...",
+                )
+            if takes[name] and not sign and not (len(text) > 2 and not text.startswith("--")):
+                next(rest, None)
+        return None
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        opened = ctx.meta.get(_OPENED)
+        return [opened.address if opened is not None else "GRAPH", "[OPTIONS]"]
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        opened = ctx.meta.get(_OPENED)
+        if opened is None:
+            super().format_help_text(ctx, formatter)
+        elif opened.graph.summary:
+            formatter.write_paragraph()
+            with formatter.indentation():
+                formatter.write_text(opened.graph.summary)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        opened = ctx.meta.get(_OPENED)
+        if opened is not None:
+            _section(formatter, "Inputs", _records(ctx, opened.options))
+            hidden = [(f"--input {name}=...", opened.graph.inputs[name].help) for name in opened.hidden]
+            _section(formatter, "Inputs whose names are options of the command", hidden)
+            if opened.bundle is None:
+                _section(formatter, "Variants (--variant NAME)", list(_variants(opened.graph)))
+            _section(formatter, "Outputs", [(", ".join(opened.graph.outputs), "")] if opened.graph.outputs else [])
+        _section(formatter, "Options", _records(ctx, super().get_params(ctx)))
+
+
+def _records(ctx: click.Context, params: Sequence[click.Parameter]) -> list[tuple[str, str]]:
+    options = (param for param in params if isinstance(param, click.Option))
+    return [record for option in options if (record := option.get_help_record(ctx)) is not None]
+
+
+def _section(formatter: click.HelpFormatter, title: str, rows: list[tuple[str, str]]) -> None:
+    if rows:
+        with formatter.section(title):
+            formatter.write_dl(rows, col_max=34)
+
+
+def _variants(graph: GraphDocument) -> Iterator[tuple[str, str]]:
+    for number, (name, values) in enumerate(graph.variants.items()):
+        told = [f"{key}: {_shown(value)}" for key, value in values.items() if key != "set"]
+        told += [f"{key}: {_shown(value)}" for key, value in (values.get("set") or {}).items()]
+        yield name, ", ".join(told) + ("  [default]" if number == 0 else "")
+
+
+def open_graph(address: str, own: frozenset[str] = frozenset()) -> Opened:
+    """Reads the graph that a command names: a document, a shipped graph's name, or a file that carries a graph."""
+    from ..sources import Loader, open_source
+
+    path, bundle = Path(address), None
+    if path.suffix and path.suffix not in (".yaml", ".yml") and path.is_file():
+        from ..bundles import carries, read_bundle
+        from ..registry import registry
+
+        known = registry()
+        if carries(path, known):
+            bundle = read_bundle(path, known)
+    loader = Loader()
+    source = bundle.source if bundle is not None else open_source(address)
+    return Opened(address, own, loader.load(source), source, loader, bundle)
+
+
+def opened(ctx: click.Context) -> Opened:
+    """The graph of a command's context."""
+    found: Opened = ctx.meta[_OPENED]
+    return found
+
+
+# --- options that commands share ------------------------------------------------------------------------------------
+
+
+def parse_sets(sets: Sequence[str]) -> dict[str, Any]:
+    """What `--set NODE.KEY=VALUE` says. Raises InputError."""
+    from ..inputs import typed_value
+
+    out = {}
+    for text in sets:
+        path, sign, value = text.partition("=")
+        if not sign or "." not in path:
+            raise InputError(f"--set {text}: write NODE.KEY=VALUE, such as --set ddim.node=DDPMScheduler")
+        if path in out:
+            raise InputError(f"--set {text}: {path} is set twice")
+        out[path] = typed_value(value, f"--set {path}")
+    return out
+
+
+def graph_options(function: F) -> F:
+    """GRAPH and the options of every command on a graph."""
+    for option in reversed((
+        click.argument("graph", metavar="GRAPH"),
+        click.option("--variant", metavar="NAME", help="A named set of defaults of the graph; the first unless given."),
+        click.option("--set", "sets", metavar="NODE.KEY=VALUE", multiple=True, help="Replaces a key of a node."),
+        click.option("--input", "pairs", metavar="NAME=VALUE", multiple=True, help="An input, whatever its name."),
+        click.option(
+            "--nodes", metavar="FILE", multiple=True, type=click.Path(path_type=Path),
+            help="A Python file with nodes that the graph uses; it is executed.",
+        ),
+    )):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def talk_options(function: F) -> F:
+    """How results and errors are told."""
+    for option in reversed((
+        click.option("--json", "as_json", is_flag=True, help="Prints results and errors as JSON."),
+        click.option("--debug", is_flag=True, help="Shows the traceback of an error."),
+    )):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def place_options(function: F) -> F:
+    """Where a graph is computed."""
+    for option in reversed((
+        click.option("--device", metavar="DEVICE", help="cpu, mps, cuda or cuda:1; picked unless given."),
+        click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", help="Of the weights."),
+    )):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def run_options(function: F) -> F:
+    """How a graph is run, for `run` and `plan`."""
+    for option in reversed((
+        click.option("--show", metavar="NODE.PORT", multiple=True, help="Writes this intermediate result too."),
+        place_options,
+        click.option("--memory", metavar="SIZE", help="For weights, such as 6GiB; needed last, dropped first."),
+        click.option("--no-cache", is_flag=True, help="Neither reads nor keeps stored results."),
+    )):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def run_session(device: str | None, dtype: str, memory: str | None, no_cache: bool, nodes: Sequence[Path]) -> Session:
+    """The session of `run` and `plan`."""
+    from ..results import default_results
+    from ..session import Options, Session
+    from ..sizes import parse_size
+
+    size = parse_size(memory, "--memory") if memory is not None else None
+    options = Options(device, dtype, size, not no_cache, tuple(nodes))
+    return Session(options, default_results() if not no_cache else None)

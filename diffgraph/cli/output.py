@@ -1,0 +1,206 @@
+"""Where results go: names of files, a look at the folder before the run, whole files or none, and never one lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, StoreError
+from ..values import is_record, leaves
+
+if TYPE_CHECKING:
+    from ..session import Prepared
+
+PROBE_BYTES = 1 << 16
+TENSORS = ".safetensors"
+JSON = ".json"
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where the files of one run go. file: what the user named; else every name is made in `folder`."""
+
+    folder: Path
+    name: str
+    seed: int | None
+    count: int | None
+    first: str
+    file: Path | None = None
+
+    @classmethod
+    def of(cls, prepared: Prepared, suffixes: Mapping[str, str], wanted: str | None) -> Destination:
+        """What `--output` means, with outputs by name and the suffix of each one's files. Raises InputError."""
+        values = prepared.values
+        seed, count = values.get("seed"), values.get("num_images")
+        name = _safe(prepared.graph.name or Path(prepared.source.address).stem)
+        first = next(iter(suffixes), "")
+        where = cls(Path(), name, seed if type(seed) is int else None, count if type(count) is int else None, first)
+        if wanted is None:
+            return where
+        path = Path(wanted).expanduser()
+        if path.is_dir() or not path.name or wanted.endswith((os.sep, "/")):
+            return cls(path, where.name, where.seed, where.count, first)
+        suffix = suffixes.get(first, JSON)
+        special = path.exists() and not path.is_file()
+        if not special and path.suffix.lower() != suffix:
+            hint = f"name it {path.with_suffix(suffix).name}" if path.suffix else f"write {wanted}{suffix} or {wanted}/"
+            raise InputError(f"--output {wanted}: {first or 'the result'} is written as {suffix}", hint=hint)
+        return cls(path.parent, where.name, where.seed, where.count, first, path)
+
+    def check(self) -> None:
+        """Looks before the run whether files can be written. Raises InputError."""
+        if self.file is not None and self.file.exists() and not self.file.is_file():
+            return  # a device or a pipe: known when it is written
+        if not self.folder.is_dir():
+            what = "is not a folder" if self.folder.exists() else "there is no such folder"
+            raise InputError(f"--output {self.folder}: {what}", hint=f"make it first: mkdir -p {self.folder}")
+        probe = self.folder / f".diffgraph-{secrets.token_hex(8)}.tmp"
+        try:
+            with probe.open("xb") as file:
+                file.write(bytes(PROBE_BYTES))
+        except OSError as error:
+            hint = "free some space, or give another folder with -o" if error.errno == 28 else "give another with -o"
+            raise InputError(f"the folder {self._shown} cannot be written: {error.strerror}", hint=hint) from None
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink()
+
+    @property
+    def _shown(self) -> str:
+        return str(self.folder) if str(self.folder) != "." else str(Path.cwd())
+
+    def paths(self, output: str, suffix: str, number: int) -> list[Path]:
+        """The names for the files of one output."""
+        part = "" if output == self.first else "-" + output.replace(".", "-")
+        if self.file is not None:
+            stem, suffix = self.file.stem, suffix if part else self.file.suffix
+            counts = [""] if number == 1 else [f"-{i}" for i in range(number)]
+            return [self.folder / f"{stem}{part}{count}{suffix}" for count in counts]
+        if self.seed is not None and (number == 1 or number == self.count):
+            counts = [f"-{self.seed + i}" for i in range(number)]  # image i is that of seed + i
+        else:
+            seed = f"-{self.seed}" if self.seed is not None else ""
+            counts = [seed] if number == 1 else [f"{seed}-{i}" for i in range(number)]
+        return [self.folder / f"{self.name}{count}{part}{suffix}" for count in counts]
+
+    def write(self, output: str, suffix: str, files: list[bytes]) -> list[Path]:
+        """Writes the files of one output; returns where they are. Raises StoreError."""
+        return [
+            write_over(path, data) if self.file is not None else write_beside(path, data)
+            for path, data in zip(self.paths(output, suffix, len(files)), files, strict=True)
+        ]
+
+
+def _safe(name: str) -> str:
+    """A graph's name as part of a file's."""
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-")[:80] or "output"
+
+
+def write_over(path: Path, data: bytes) -> Path:
+    """Writes a file that the user named, in place of what was there. Raises StoreError."""
+    try:
+        target = path.resolve() if path.is_symlink() else path
+        if target.exists() and not target.is_file():
+            target.write_bytes(data)  # a device or a pipe cannot be replaced
+        else:
+            with _draft(target, data) as draft:
+                os.replace(draft, target)
+    except OSError as error:
+        raise _unwritten(path, error) from None
+    return path
+
+
+def write_beside(path: Path, data: bytes) -> Path:
+    """Writes a new file, or finds one with the same content; another that has the name keeps it. Raises StoreError."""
+    try:
+        with _draft(path, data) as draft:
+            for candidate in _candidates(path):
+                try:
+                    if candidate.is_file() and candidate.stat().st_size == len(data) and candidate.read_bytes() == data:
+                        return candidate
+                    os.link(draft, candidate)  # fails where the name is taken, even by a process of this moment
+                except FileExistsError:
+                    continue
+                except OSError:
+                    if os.path.lexists(candidate):
+                        continue
+                    os.replace(draft, candidate)  # a file system without links
+                return candidate
+    except OSError as error:
+        raise _unwritten(path, error) from None
+    raise StoreError(f"{path} and a thousand names like it are taken")
+
+
+def _candidates(path: Path) -> Iterator[Path]:
+    yield path
+    for number in range(1, 1001):
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+@contextlib.contextmanager
+def _draft(path: Path, data: bytes) -> Iterator[Path]:
+    """A whole file under another name in the same folder, gone at the end."""
+    draft = path.with_name(f".{path.name[:80]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with draft.open("xb") as file:
+            file.write(data)
+        yield draft
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+
+
+def _unwritten(path: Path, error: OSError) -> StoreError:
+    hint = "the result is kept in the store: the same command with another -o writes it without a run"
+    return StoreError(f"{path} cannot be written: {error.strerror or error}", hint=hint)
+
+
+# --- values that have no files of their own -------------------------------------------------------------------------
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is a number, a text, or lists and records of these, so that JSON can say it."""
+    return all(leaf is None or isinstance(leaf, bool | int | float | str) for leaf in leaves(value))
+
+
+def as_plain(value: Any) -> Any:
+    """A value for JSON, records as objects."""
+    if is_record(value):
+        return {name: as_plain(getattr(value, name)) for name in value._fields}
+    return [as_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def as_tensors(value: Any, output: str) -> bytes:
+    """A value of a kind without a writer as a safetensors file: its tensors by path, all else as JSON in the header.
+
+    Raises StoreError for what can be neither.
+    """
+    import torch
+    from safetensors.torch import save
+
+    tensors: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    stack: list[tuple[str, Any]] = [(output, value)]
+    while stack:
+        path, item = stack.pop()
+        if is_record(item):
+            stack += [(f"{path}.{name}", getattr(item, name)) for name in item._fields]
+        elif isinstance(item, list | tuple):
+            stack += [(f"{path}.{i}", part) for i, part in enumerate(item)]
+        elif isinstance(item, torch.Tensor):
+            tensors[path] = item.detach().cpu().contiguous()
+        elif hasattr(item, "__array__"):
+            tensors[path] = torch.as_tensor(item).contiguous().clone()
+        elif item is None or isinstance(item, bool | int | float | str):
+            rest[path] = item
+        else:
+            raise StoreError(f"{output}: a {type(item).__name__} cannot be written", hint="take a part of it")
+    metadata = {"values": json.dumps(rest, sort_keys=True)} if rest else None
+    return bytes(save({name: tensors[name] for name in sorted(tensors)}, metadata))

@@ -1,0 +1,196 @@
+"""What a run shows while it goes: notes and warnings; on a terminal the loops, the node at work, what was cached."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .report import State, say
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from ..run import Event
+
+
+class Listener:
+    """Hears the events of a run: notes and warnings go to the user, and the first node that runs is noted."""
+
+    def __init__(self, state: State, inputs: Mapping[str, Any], *, quiet: bool) -> None:
+        self.state, self.inputs, self.quiet = state, inputs, quiet
+        self.say: Callable[[str], None] = say
+
+    def __call__(self, event: Event) -> None:
+        if event.kind in ("started", "step"):
+            self.state.ran = self.state.ran or event.path not in self.inputs  # reading an input file is no node
+        elif event.kind == "note":
+            self.state.notes.append(event.text)
+            if not self.quiet and not self.state.json:
+                self.say(f"note: {event.text}")
+        elif event.kind == "warning":
+            self.state.warnings.append(event.text)
+            if not self.state.json:
+                self.say(f"warning: {event.text}")
+
+
+@dataclass
+class Loop:
+    """A loop on the screen. number: the step that runs, from 1, or that has run where `counts_done`."""
+
+    path: str
+    total: int
+    began: float
+    number: int = 0
+    after_first: float | None = None
+    ended: float | None = None
+    text: str = ""
+    counts_done: bool = False
+
+    @property
+    def done(self) -> int:
+        """How many steps have run."""
+        return self.total if self.ended is not None else self.number - (0 if self.counts_done else 1)
+
+    def step(self, number: int, now: float, text: str) -> None:
+        """Takes note of a step; the first is left out of the estimate, since it loads weights."""
+        self.number, self.text = number, text
+        if self.after_first is None and self.done >= 1:
+            self.after_first, self._base = now, self.done
+
+    def left(self, now: float) -> float | None:
+        """Seconds left, as the steps so far took; None where nobody can say yet."""
+        if self.after_first is None or self.done <= self._base:
+            return None
+        each = (now - self.after_first) / (self.done - self._base + 0.5)
+        return max(0.0, each * (self.total - self.done - 0.5))
+
+
+class Screen(Listener):
+    """Draws a run on a terminal: a bar a loop, and one line for the node at work."""
+
+    def __init__(self, state: State, inputs: Mapping[str, Any], console: Console, *, counts_done: bool = False) -> None:
+        super().__init__(state, inputs, quiet=False)
+        self.console, self.counts_done = console, counts_done
+        self.say = self._say
+        self.loops: dict[str, Loop] = {}
+        self.current = ""
+        self.since = self.began = time.monotonic()
+        self.cached: list[str] = []
+
+    def _say(self, text: str) -> None:
+        style = "yellow" if text.startswith("warning") else "cyan"
+        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def __call__(self, event: Event) -> None:
+        super().__call__(event)
+        if event.kind == "started":
+            self.current, self.since = event.path, time.monotonic()
+            self._leave(event.path)
+        elif event.kind == "step":
+            self._step(event)
+        elif event.kind == "cached":
+            self.cached.append(event.path)
+            self.console.print(f"  [green]✓[/] {event.path}  [dim]from the store[/]", highlight=False)
+
+    def _step(self, event: Event) -> None:
+        now = time.monotonic()
+        loop = self.loops.get(event.path)
+        if loop is None or loop.ended is not None or event.number <= loop.number:
+            loop = self.loops[event.path] = Loop(event.path, event.total, now, counts_done=self.counts_done)
+        loop.step(event.number, now, event.text)
+        self.current, self.since = event.path, now
+        self._leave(event.path)
+
+    def _leave(self, path: str) -> None:
+        """Ends the loops that a node outside of them shows to be over."""
+        for loop in self.loops.values():
+            if loop.ended is None and not (path == loop.path or path.startswith(loop.path + ".")):
+                loop.ended = time.monotonic()
+
+    def finish(self) -> None:
+        """The run is over."""
+        for loop in self.loops.values():
+            loop.ended = loop.ended if loop.ended is not None else time.monotonic()
+        self.current = ""
+
+    def render(self) -> RenderableType:
+        """The lines of this moment."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.spinner import Spinner
+        from rich.table import Table
+        from rich.text import Text
+
+        now = time.monotonic()
+        table = Table.grid(padding=(0, 1))
+        for _ in range(5):
+            table.add_column(no_wrap=True)
+        width = max(10, min(36, self.console.width - 50))
+        for loop in list(self.loops.values()):
+            over = loop.ended is not None
+            mark = Text("  ✓", "green") if over else Text("   ")
+            bar = ProgressBar(loop.total, loop.done, width=width)
+            count = Text(f"{loop.total if over else loop.number}/{loop.total}", "green" if over else "")
+            table.add_row(mark, _short(loop.path, self.console.width), bar, count, Text(self._time(loop, now), "dim"))
+        if not self.current:
+            return table
+        waited = now - self.since
+        text = _short(self.current, self.console.width) + (f"  {clock(waited)}" if waited > 2 else "")
+        row = Table.grid()
+        row.add_row(Text("  "), self._spinner(Spinner), Text(f" {text}", "dim"))
+        return Group(table, row)
+
+    def _spinner(self, make: Callable[..., Any]) -> Any:
+        if not hasattr(self, "_spin"):
+            self._spin = make("dots", style="cyan")
+        return self._spin
+
+    def _time(self, loop: Loop, now: float) -> str:
+        if loop.ended is not None:
+            text = clock(loop.ended - loop.began)
+        else:
+            left = loop.left(now)
+            text = f"{clock(left)} left" if left is not None else ""
+        return f"{text}  {loop.text}".strip()
+
+
+def clock(seconds: float) -> str:
+    """A duration as `0:07` or `1:02:03`; below ten seconds with a tenth."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+
+
+def _short(path: str, width: int) -> str:
+    limit = max(12, width - 46)
+    return path if len(path) <= limit else "…" + path[1 - limit :]
+
+
+def is_terminal() -> bool:
+    """Whether standard error is a terminal that can be drawn on."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+@contextmanager
+def shown(state: State, inputs: Mapping[str, Any], *, quiet: bool, counts_done: bool = False) -> Iterator[Listener]:
+    """A listener for one run, drawn on the terminal where there is one and nothing speaks against it."""
+    if quiet or state.json or not is_terminal():
+        yield Listener(state, inputs, quiet=quiet)
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(stderr=True)
+    screen = Screen(state, inputs, console, counts_done=counts_done)
+    with Live(get_renderable=screen.render, console=console, refresh_per_second=10, redirect_stdout=False):
+        try:
+            yield screen
+        finally:
+            screen.finish()
