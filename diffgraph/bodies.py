@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from .calls import Calls
-from .graph import Arg, Body, Node, Ref, arg_refs, inner_args, node_refs, ordered
+from .graph import NAME, Arg, Body, Node, Ref, arg_refs, inner_args, node_refs, ordered
 from .ports import ANY, BOOL, FLOAT, INT, UNSET, Port, Type, Value, compatible, literal_value
 from .scopes import Scope
+
+TENSORS = ("kind", "record", "list", "any", "var")  # forms of types whose values may hold tensors
 
 
 class Bodies(Calls):
@@ -46,7 +48,7 @@ class Bodies(Calls):
 
     def _unused(self, nodes: Mapping[str, Node], scope: Scope) -> None:
         for node in nodes.values():
-            if node.name not in scope.used:
+            if node.name not in scope.used and NAME.fullmatch(node.name):
                 self.fault(
                     node.place, f"nothing uses {node.name}", "wire it into another node or an output, or remove it"
                 )
@@ -99,7 +101,7 @@ class Bodies(Calls):
                     f"wire ${name} where the loop now takes a value from outside",
                 )  # fmt: skip
         self._leave(node, node.body, scope, inside, own)
-        return Value(Type("outputs", node.name), fields=result)
+        return Value(Type("outputs", node.name), fields=result) if result else Value(ANY)
 
     def _stale(self, node: Node) -> None:
         """Refuses, inside a loop, what a carried value was before the loop: every turn would begin anew."""
@@ -155,7 +157,8 @@ class Bodies(Calls):
                 if fact in first.facts and not self.unifier.equate_facts(word, first.facts[fact]):
                     message = f"expected {fact} {self.unifier.word(first.facts[fact])} as at the start, got {self.unifier.word(word)}"
         if message:
-            self.fault(arg.place, f"{node.name}.{what}: {message}", f"from {arg}")
+            like = "as in the other branch" if node.form == "when" else "as at the start"
+            self.fault(arg.place, f"{node.name}.{what}: {message.replace('as at the start', like)}", f"from {arg}")
 
     def _map(self, node: Node, scope: Scope) -> Value:
         own = {node.as_name: self._element(node, scope)}
@@ -204,11 +207,15 @@ class Bodies(Calls):
 
     def _grad(self, node: Node, scope: Scope) -> Value:
         x = self.value(node.target, scope, node.name)
+        if x.type.form not in TENSORS:
+            x = self.fault(node.target.place, f"{node.name}: a grad is by a tensor; {node.target} is {x.type}")
         own = {node.as_name: x}
         inside = self._inside(node, scope, own, loop=False)
         assert node.body is not None
         self._nodes(node.body.nodes, inside)
         score = self.value(node.of, inside, f"{node.name}.of") if node.of is not None else Value(ANY)
+        if node.of is not None and score.type.form not in TENSORS:
+            self.fault(node.of.place, f"{node.name}.of: a score is a tensor; {node.of} is {score.type}")
         if node.as_name and node.as_name not in inside.used:
             self.fault(node.place, f"{node.name}: the score does not depend on ${node.as_name}")
         self._leave(node, node.body, scope, inside, own)

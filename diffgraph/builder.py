@@ -353,10 +353,10 @@ class Graph:
         for variant in document.variants or {"": {}}:
             values, sets = choose_variant(document, variant or None)
             try:
-                changed = apply_sets(document, sets)
+                changed = apply_sets(document, sets, place=document.places.get(f"variants.{variant}"))
             except InputError as error:
                 place = document.places.get(f"variants.{variant}")
-                problems.append(CheckError(f"variant {variant}: {error.message}", hint=error.hint, place=place))
+                problems.append(CheckError(f"variant {variant}: {error.message.removeprefix('--')}", hint=error.hint, place=place))
                 continue
             found, _ = session.check(changed, self.source, self.loader, {**defaults, **values}, opener)
             known = {(str(problem.place), problem.message) for problem in problems}

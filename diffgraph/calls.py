@@ -29,6 +29,9 @@ class Calls(References):
         found = node.live if isinstance(node.live, NodeType) else self.registry.get(name)
         if found is None:
             self._skip(node, scope)
+            if self.registry.protocol(name) is not None:
+                what = f"{node.name}: {name} is a protocol, what a component must have; no node is of this type"
+                return self.fault(node.target.place, what, "name a component, or declare an input of this type")
             return self.fault(
                 node.target.place, f"{node.name}: there is no node type {name!r}", self.registry.suggest(name)
             )
@@ -104,7 +107,7 @@ class Calls(References):
                 self.fault(
                     target.place,
                     f"{node.name}: {target} is {found.type}, not a component",
-                    "call takes a model, scheduler, tokenizer ...",
+                    "call takes what the node of a component gives",
                 )
             return Value(ANY)
         method = info.type.methods.get(method_name)

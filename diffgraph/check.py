@@ -16,7 +16,7 @@ from .bodies import Bodies
 from .calls import is_plain
 from .components import anchored
 from .errors import CheckError, DiffgraphError, Place, nearest
-from .graph import Arg, GraphDocument, Input, Lit, Node
+from .graph import NAME, UNREADABLE, Arg, GraphDocument, Input, Lit, Node
 from .ports import ANY, UNSET, Dim, Port, Rest, Type, Unset, Use, Value, compatible, literal_problem, literal_value
 from .registry import Registry
 from .scopes import ComponentInfo, Configs, Scope
@@ -66,7 +66,7 @@ class Checker(Bodies):
             self._train_ends(graph, scope)
         self._unused(graph.nodes, scope)
         for name in outer - scope.used:
-            if name in graph.inputs:
+            if name in graph.inputs and NAME.fullmatch(name):
                 self.fault(graph.inputs[name].place, f"nothing uses the input {name}", f"wire ${name}, or remove it")
         return outputs
 
@@ -80,6 +80,8 @@ class Checker(Bodies):
         return value
 
     def _input(self, item: Input, given: Any) -> Value:
+        if item.type == UNREADABLE:
+            return Value(ANY)
         port = input_port(item, self.registry)
         if port is None:
             near = nearest(item.type, [*self.registry.kinds, *self.registry.records, *_scalars, *self._components()])
@@ -94,7 +96,7 @@ class Checker(Bodies):
             return self.fault(item.place, f"input {item.name}: min and max are of numbers, not of {port.type}")
         actual = given if not isinstance(given, Unset) else (item.default if not item.required else UNSET)
         if not item.required and (problem := input_problem(item, port, item.default)):
-            return self.fault(item.place, f"input {item.name}: the default {problem}")
+            return self.fault(item.place, f"input {item.name}: the default: {problem}")
         value = self._fresh(self.unifier.instance(port, Use(self.unifier, identity=item.name)), ())
         value.maybe = not item.required and item.default is None
         if port.type.form in ("protocol", "component"):
@@ -129,7 +131,11 @@ class Checker(Bodies):
             inner = self.loader.read(source)
         except DiffgraphError as error:
             self._skip(node, scope)
-            return self.fault(node.target.place, f"{node.name}: {error.message}", error.hint)
+            if error.place is not None and error.place.line:
+                where = f"{error.message} (in {node.name}, included at {node.place})"
+                return self.fault(error.place, where, error.hint)
+            what = f"{text}: {error.message}" if text not in error.message else error.message
+            return self.fault(node.target.place, f"{node.name}: {what}", error.hint)
         if inner.train is not None:
             self._skip(node, scope)
             return self.fault(node.target.place, f"{node.name}: {text} is a training graph, which cannot be included")

@@ -17,7 +17,7 @@ from .components import GivenAddress
 from .document import Items, Scalar, Tree, parse, plain
 from .errors import CheckFailed, DiffgraphError, DocumentError, InputError, Place, nearest
 from .graph import GraphDocument, Input, Lit, Node
-from .ports import Port
+from .ports import Port, Type
 from .reading import Reader
 from .registry import Registry, import_name
 from .sources import Source
@@ -70,20 +70,22 @@ def read_file(path: str | Path, what: str) -> File:
 # --- keys of nodes --------------------------------------------------------------------------------------------------
 
 
-def apply_sets(graph: GraphDocument, sets: Mapping[str, Any], *, user: bool = False) -> GraphDocument:
+def apply_sets(
+    graph: GraphDocument, sets: Mapping[str, Any], *, user: bool = False, place: Place | None = None
+) -> GraphDocument:
     """The graph with keys of nodes replaced: `{"ddim.node": "PNDMScheduler", "denoise.guided.scale": 2.0}`.
 
-    user: the user named them, not a document, so an address among them is relative to the working directory. Raises
-    InputError for a node or a key that cannot be.
+    user: the user named them, not a document, so an address among them is relative to the working directory. place:
+    where a document says so, for messages. Raises InputError for a node or a key that cannot be.
     """
     if not sets:
         return graph
-    graph = copy.deepcopy(graph)
+    graph = _copy(graph)
     for path, value in sets.items():
         reader = Reader("--set")
         *names, key = path.split(".")
         node = _find_node(graph, names, path)
-        arg = reader.arg(_tree(value, path))
+        arg = reader.arg(_tree(value, path, place or Place(f"--set {path}")))
         if reader.problems:
             raise InputError(f"--set {path}: {reader.problems[0].message}", hint=reader.problems[0].hint)
         if user and key == "weights" and isinstance(arg, Lit) and isinstance(arg.value, str):
@@ -107,10 +109,21 @@ def typed_value(text: str, what: str) -> Any:
         return text
 
 
-def _tree(value: Any, path: str) -> Tree:
-    place = Place(f"--set {path}")
+def _copy(graph: GraphDocument) -> GraphDocument:
+    """The graph with nodes of its own, to be changed; live objects are the same."""
+    nodes = [graph.nodes]
+    lives: dict[int, Any] = {}
+    while nodes:
+        for node in nodes.pop().values():
+            nodes.append(node.inner)
+            if node.live is not None:
+                lives[id(node.live)] = node.live
+    return copy.deepcopy(graph, lives)
+
+
+def _tree(value: Any, path: str, place: Place) -> Tree:
     if isinstance(value, list | tuple):
-        return Items(tuple(_tree(item, path) for item in value), place)
+        return Items(tuple(_tree(item, path, place) for item in value), place)
     if not isinstance(value, str | int | float | bool | None):
         what = f"--set {path}: a {type(value).__name__} cannot be set"
         raise InputError(what, hint="give a number, a text or a list")
@@ -152,13 +165,14 @@ def choose_variant(graph: GraphDocument, variant: str | None) -> tuple[dict[str,
 
 def resolve_inputs(
     graph: GraphDocument, given: Mapping[str, Any], reg: Registry, variant: str | None = None,
-    *, source: Source | None = None, kept: Mapping[str, Any] | None = None,
+    *, source: Source | None = None, kept: Mapping[str, Any] | None = None, partial: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
     """The value of every input, and the node keys that the variant sets. All mistakes together as CheckFailed.
 
     given: by input name, of the input's type; a path for a file or a kind with a reader, or a live value of the kind.
     source: where the document is, for files that it names itself. kept: the values of an earlier run, which stand in
-    for the variant and the defaults; like these they are not trusted to name a file anywhere.
+    for the variant and the defaults; like these they are not trusted to name a file anywhere. partial: an input
+    without a value is left out.
     """
     problems: list[DiffgraphError] = []
     chosen, sets = choose_variant(graph, variant) if kept is None else (dict(kept), {})
@@ -172,9 +186,11 @@ def resolve_inputs(
         port = reg.input_type(item.type)
         if port is None:
             continue  # the checker says so, with the place
+        if item.type == "choice":
+            port = Port(Type("choice", options=item.choices))
         user = item.name in given
         if not user and item.name not in chosen and item.required:
-            problems.append(missing_input(item))
+            problems += [] if partial else [missing_input(item)]
             continue
         value = given[item.name] if user else chosen.get(item.name, item.default)
         problem = input_problem(item, port, value)

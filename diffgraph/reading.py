@@ -57,9 +57,7 @@ class Reader:
         out.requires = {k: str(plain(e.tree)) for k, e in self._table(tree, "requires").items()}
         for name, entry in self._table(tree, "inputs").items():
             self._name(name, entry.place)
-            found = self._input(name, entry.tree)
-            if found is not None:
-                out.inputs[name] = found
+            out.inputs[name] = self._input(name, entry.tree) or Input(name, UNREADABLE, place=entry.tree.place)
         for item in out.inputs.values():
             if item.differs and (item.differs == item.name or item.differs not in out.inputs):
                 self.fault(item.place, f"input {item.name}: `differs` names no other input: {item.differs!r}")
@@ -74,7 +72,7 @@ class Reader:
         if "train" in tree.entries:
             out.train = self._train(tree.entries["train"].tree)
         elif not out.outputs:
-            self.fault(tree.place, "the graph has no outputs", "add `outputs: {image: $node.port}`")
+            self.fault(tree.place, "the graph has no outputs", "add `outputs: {NAME: $node.port}`")
         return out
 
     def _version(self, tree: Table) -> None:
@@ -137,7 +135,7 @@ class Reader:
             self.fault(
                 tree.place,
                 f"input {name} has no type",
-                "write `type: text`, `int`, `float`, `bool`, or a kind such as Image",
+                "write `type: text`, `int`, `float`, `bool`, or a kind that a node declares",
             )
             return None
         for key in ("min", "max"):
@@ -228,7 +226,7 @@ class Reader:
             self.fault(node.target.place, f"{name}: `{form}:` takes a name, not a reference or a number")
             return None
         if form == "call" and not isinstance(node.target, Ref):
-            self.fault(node.target.place, f"{name}: `call:` takes a component, such as `$model` or `$model.condition`")
+            self.fault(node.target.place, f"{name}: `call:` takes a component, such as `$part` or `$part.method`")
             return None
         if form in BODY_KEYS:
             self._keys(tree, BODY_KEYS[form], f"{name} (a {form})")

@@ -12,6 +12,7 @@ from .errors import CheckError, DiffgraphError, Place, nearest
 from .graph import UNREAD, Arg, GraphDocument, Lit, Node, Ref
 from .ports import ANY, INT, UNSET, Dim, Port, Type, Unifier, Use, Value, literal_value
 from .registry import NodeType, Registry
+from .requirements import unmet
 from .sources import Loader, Source
 
 Configs = Callable[[NodeType, str, Source], tuple[dict[str, Any], Mapping[str, str]]]
@@ -72,6 +73,8 @@ class References:
         """Notes the mistakes that reading the document found."""
         for error in self.loader.faults.get(source.address, ()):
             self.fault(error.place or Place(source.label), error.message, error.hint)
+        for message, hint in unmet(graph.requires):
+            self.fault(graph.places.get("requires", Place(source.label)), message, hint)
         self._documents.append(graph)
 
     def value(self, arg: Arg, scope: Scope, what: str) -> Value:
@@ -95,16 +98,21 @@ class References:
             if body is not None:
                 hint = f"it is inside {body}: give it out there, and write ${body}.NAME"
             else:
-                hint = f"did you mean ${near}?" if near else "names in sight: " + ", ".join(sorted(scope.names)[:12])
+                inside = ", ".join(sorted(scope.names)[:12])
+                hint = f"did you mean ${near}?" if near else f"names in sight: {inside}" if inside else None
             return self.fault(ref.place, f"{what}: there is no ${ref.name} here", hint)
         base = value
         for part in ref.path:
+            whole = value
             if value.type.form == "outputs" and len(value.fields) == 1 and part not in value.fields:
                 (value,) = value.fields.values()
+            if value.maybe:
+                scope.used.add(ref.name)
+                return self.fault(ref.place, f"{what}: {ref.name} may be missing, so it may have no {part}")
             step = self._part(value, part, scope)
             if step is None:
                 scope.used.add(ref.name)
-                hint = self._part_hint(value, part, ref.name)
+                hint = self._part_hint(whole, part, ref.name)
                 return self.fault(ref.place, f"{what}: {ref.name} has no port or attribute {part!r}", hint)
             value = step
         if value.type.form == "outputs":
@@ -180,7 +188,7 @@ class References:
             if scope.loops != known.loops:
                 self.fault(
                     ref.place, f"{what}: {ref} may be used once, and comes from outside of the loop, whose every turn uses it",
-                    "carry it: add it to `carry` and to `next`",
+                    "carry it: add it to `carry` and to `next`; a map goes over a list of them",
                 )  # fmt: skip
                 return
             for branches, earlier in known.uses:

@@ -6,7 +6,8 @@ import os
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from .authoring import Target
 from .check import Checker
 from .components import Handle, Opener
-from .errors import CheckError, CheckFailed, DiffgraphError, InputError, Place
+from .errors import CheckFailed, DiffgraphError, InputError, Place
 from .graph import NAME, GraphDocument, Ref
 from .inputs import FileInput, apply_sets, resolve_inputs
 from .plan import CALL, METHOD, Bound, Planner, Program, Settings, select
@@ -41,6 +42,7 @@ class Options:
     nodes: tuple[Path, ...] = ()
 
 
+@cache
 def torch_version() -> str:
     """The installed torch's version, without importing it."""
     try:
@@ -99,11 +101,15 @@ class Prepared:
     kinds: dict[str, Value]
     results: Results | None
     memory: int | None
+    _whole: Program | None = field(default=None, repr=False)
 
     def program(self) -> Program:
         """What will run, given what is stored now."""
-        has = self.results.has if self.results is not None else lambda key: False
-        return select(self.planner, self.outputs, has, store=self.results is not None)
+        if self.results is not None:
+            return select(self.planner, self.outputs, self.results.has)
+        if self._whole is None:
+            self._whole = select(self.planner, self.outputs, lambda key: False, store=False)
+        return self._whole
 
     @property
     def handles(self) -> list[Handle]:
@@ -149,20 +155,8 @@ class Session:
     ) -> tuple[list[DiffgraphError], dict[str, Value]]:
         """Every mistake of a graph with these values; with an opener at the configured level."""
         checker = Checker(self.registry, loader, opener.configs if opener is not None else None)
-        missing = [n for n in graph.requires if not _installed(n)]
         outputs = checker.document(graph, source, values or {})
-        problems = list(checker.problems)
-        for name in missing:
-            place = graph.places.get("requires")
-            problems.insert(
-                0,
-                CheckError(
-                    f"the graph requires the node package {name} {graph.requires[name]}",
-                    hint=f"pip install {name}",
-                    place=place,
-                ),
-            )
-        return sorted(problems, key=_by_place), outputs
+        return sorted(checker.problems, key=_by_place), outputs
 
     def prepare(
         self, graph: GraphDocument, source: Source, loader: Loader, given: Mapping[str, Any], *,
@@ -215,11 +209,3 @@ def _opened(planner: Planner, value: Any) -> Any:
 def _by_place(problem: DiffgraphError) -> tuple[str, int, int]:
     place = problem.place
     return (place.file, place.line, place.column) if place is not None else ("", 0, 0)
-
-
-def _installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return find_spec(package) is not None if package.isidentifier() else False
-    return True
