@@ -93,24 +93,50 @@ def package_source(address: str) -> Source:
 
 def open_source(text: str | Path) -> Source:
     """The document that a user names: an existing path, or else a shipped graph's name."""
-    path, shipped = Path(text), graphs_folder() / f"{text}.yaml"
-    named = len(path.parts) == 1 and shipped.is_file()
-    if path.is_file() or path.suffix in (".yaml", ".yml") or (path.exists() and not named) or len(path.parts) > 1:
-        name = str(text)
+    path, name, names = Path(text), str(text), shipped_graphs()
+    if path.is_file() or path.suffix in (".yaml", ".yml") or (path.exists() and name not in names):
         return Source(name, name, path, path.parent)
-    if named:
-        return package_source(f"{SHIPPED}{text}.yaml")
-    names = shipped_graphs()
-    near = nearest(str(text), names)
+    if name in names:
+        return package_source(shipped_address(name))
+    near = nearest(name, names)
+    if near is None and len(path.parts) > 1:
+        return Source(name, name, path, path.parent)  # reading it says what is there
     raise InputError(
-        f"there is no file and no shipped graph {str(text)!r}",
+        f"there is no file and no shipped graph {name!r}",
         hint=f"did you mean {near}?" if near else "shipped: " + ", ".join(names),
     )
 
 
 def shipped_graphs() -> list[str]:
-    """Names of the shipped systems."""
-    return sorted(path.stem for path in graphs_folder().glob("*.yaml"))
+    """Names of the shipped systems, and after them of what trains them: `glide`, `train/glide`."""
+    folder = graphs_folder()
+    training = (f"train/{path.stem}" for path in folder.glob("train/*.yaml"))
+    return [*sorted(path.stem for path in folder.glob("*.yaml")), *sorted(training)]
+
+
+def shipped_address(name: str) -> str:
+    """The address of a shipped graph. Raises InputError where there is none of this name."""
+    names = shipped_graphs()
+    if name not in names:
+        near = nearest(name, names)
+        hint = f"did you mean {near}?" if near else "shipped: " + ", ".join(names)
+        raise InputError(f"there is no shipped graph {name!r}", hint=hint)
+    return f"{SHIPPED}{name}.yaml"
+
+
+def included(graph: GraphDocument) -> list[str]:
+    """The addresses of the graphs that a graph names: as nodes, at any depth of bodies, and for samples."""
+    found: dict[str, None] = {}
+    waiting = [graph.nodes]
+    while waiting:
+        for node in waiting.pop().values():
+            if node.form == "graph":
+                found[node.target_text] = None
+            waiting.extend(body.nodes for body in (node.body, node.other) if body is not None)
+    sample = graph.train.settings.get("sample") if graph.train is not None else None
+    if isinstance(sample, dict) and isinstance(sample.get("graph"), str):
+        found[sample["graph"]] = None
+    return list(found)
 
 
 @dataclass
