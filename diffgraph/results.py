@@ -116,11 +116,12 @@ def _written_tensor() -> type:
 
 def make_result(prepared: Prepared, outputs: Mapping[str, Any]) -> Result:
     """Outputs for Python: a tensor of a kind that has a writer gets `.pil()`, `.save()`."""
-    metadata = provenance(prepared)
+    metadata: dict[str, str] | None = None
     wrapped = {}
     for name, value in outputs.items():
         entry = writer_of(prepared, name)
         if entry is not None and hasattr(value, "_version"):
+            metadata = metadata if metadata is not None else provenance(prepared)
             tensor = value.as_subclass(_written_tensor())
             tensor._suffix, tensor._writer, tensor._metadata = entry.suffix, import_name(entry.function), metadata
             wrapped[name] = tensor
