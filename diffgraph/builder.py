@@ -346,18 +346,23 @@ class Graph:
         return Session(options, default_results() if options.cache else None)
 
     def check(self) -> None:
-        """Raises CheckFailed with every mistake, at both levels. Needs no values of inputs; opens no weights."""
-        document, session, opener = self.document, self._session(None), Opener()
+        """Raises CheckFailed with every mistake. Needs no values of inputs; opens no weights.
+
+        The first variant is checked with the configs of its components, the others by their structure alone.
+        """
+        document, session = self.document, self._session(None)
         defaults = {item.name: item.default for item in document.inputs.values() if not item.required}
         problems: list[DiffgraphError] = []
-        for variant in document.variants or {"": {}}:
+        for number, variant in enumerate(document.variants or {"": {}}):
+            place = document.places.get(f"variants.{variant}")
             values, sets = choose_variant(document, variant or None)
             try:
-                changed = apply_sets(document, sets, place=document.places.get(f"variants.{variant}"))
+                changed = apply_sets(document, sets, place=place)
             except InputError as error:
-                place = document.places.get(f"variants.{variant}")
-                problems.append(CheckError(f"variant {variant}: {error.message.removeprefix('--')}", hint=error.hint, place=place))
+                what = f"variant {variant}: {error.message.removeprefix('--')}"
+                problems.append(CheckError(what, hint=error.hint, place=place))
                 continue
+            opener = Opener() if number == 0 else None
             found, _ = session.check(changed, self.source, self.loader, {**defaults, **values}, opener)
             known = {(str(problem.place), problem.message) for problem in problems}
             problems += [p for p in found if (str(p.place), p.message) not in known]
