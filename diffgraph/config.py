@@ -7,6 +7,7 @@ every value is of its field's type and within its bounds, or refused by name. Im
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import types
@@ -155,7 +156,8 @@ class FieldSpec:
         return cls(data["name"], type_, type_.accept(data["default"]) if "default" in data else REQUIRED)
 
 
-def fields_of(config: type) -> dict[str, FieldSpec]:
+@functools.cache
+def fields_of(config: type) -> Mapping[str, FieldSpec]:
     """The fields of a config dataclass, in order. Raises TypeError where its author wrote what no config can hold."""
     hints = typing.get_type_hints(config, include_extras=True)
     specs = {}
@@ -173,7 +175,7 @@ def fields_of(config: type) -> dict[str, FieldSpec]:
             except ValueError as error:
                 raise TypeError(f"{where}: its default {default!r} is refused: {error}") from None
         specs[entry.name] = FieldSpec(entry.name, type_, default)
-    return specs
+    return types.MappingProxyType(specs)
 
 
 def _type_of(hint: Any, where: str, bound: Bound | None) -> ValueType:

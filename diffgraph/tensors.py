@@ -120,6 +120,21 @@ def renamed(specs: Mapping[str, TensorSpec], keys: Sequence[tuple[str, str]], wh
     return out
 
 
+def built_without_memory(build: Callable[[], Any]) -> Any:
+    """What `build` makes, with all tensors on the meta device and no time spent on their initial values."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Blank(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if getattr(func, "__module__", None) == "torch.nn.init":
+                return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+            return func(*args, **(kwargs or {}))
+
+    with torch.device("meta"), Blank():
+        return build()
+
+
 def assign(
     module: torch.nn.Module, specs: Mapping[str, TensorSpec], *, dtype: torch.dtype | None, device: str, where: str
 ) -> None:
@@ -134,13 +149,15 @@ def assign(
     groups = _groups(module)
     chosen = _match(groups, specs, where)
     state: dict[str, torch.Tensor] = {}
-    for path in sorted({spec.file for spec in chosen.values()}):
-        wanted = {group: spec for group, spec in chosen.items() if spec.file == path}
-        known_good = recall(path).get("no_nan") is True
-        with _opened(path, device, where) as file:
+    for shard in sorted({spec.file for spec in chosen.values()}):
+        wanted = {group: spec for group, spec in chosen.items() if spec.file == shard}
+        known_good = recall(shard).get("no_nan") is True
+        with _opened(shard, device, where) as file:
             for group, spec in wanted.items():
                 model = groups[group]
-                tensor = _read(file, spec, where).reshape(model.shape)
+                tensor = _read(file, spec, where)
+                if tensor.shape != model.shape:
+                    tensor = tensor.reshape(model.shape)
                 if not known_good and tensor.is_floating_point() and has_nan(tensor):
                     raise WeightsError(
                         f"{where}: {printable(spec.name)} holds NaN", hint=f"the weights are broken; {_AGAIN}"
@@ -150,9 +167,14 @@ def assign(
                     tensor = torch.nn.Parameter(tensor, requires_grad=model.requires_grad)
                 state.update(dict.fromkeys(group, tensor))
         if not known_good:
-            remember(path, "no_nan", True)
-    module.load_state_dict(state, strict=True, assign=True)
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            remember(shard, "no_nan", True)
+    owners = dict(module.named_modules(remove_duplicate=False))
+    for name, tensor in state.items():
+        path, _, leaf = name.rpartition(".")
+        owner = owners[path]
+        held: Any = owner._parameters if leaf in owner._parameters else owner._buffers
+        held[leaf] = tensor
+    for name, tensor in module.named_buffers():
         if tensor.is_meta:
             raise TypeError(f"{type(module).__name__}.{name} is in no file: a component's buffers must be persistent")
 

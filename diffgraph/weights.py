@@ -19,7 +19,7 @@ from .authoring import Component
 from .config import FieldSpec, class_named, fields_of, metadata_of, parse_config
 from .errors import InputError, WeightsError, nearest
 from .folders import TENSORS, Folder, open_folder
-from .tensors import assign, read_header, renamed, save_tensors, write_whole
+from .tensors import assign, built_without_memory, read_header, renamed, save_tensors, write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +110,6 @@ def load_module(
     evaluation mode and can be trained. Raises WeightsError for weights that are damaged, of another model, or hold
     NaN.
     """
-    import torch
 
     where = where or f"the weights of {cls.__name__}"
     _stem(cls)
@@ -118,12 +117,10 @@ def load_module(
     for name, path in files.items():
         if name.endswith((TENSORS, ".bin")):
             specs.update(read_header(_readable(name, path, where), f"{where}/{name}"))
-    with torch.device("meta"):
-        module = cls.from_config(config)
-    assert isinstance(module, torch.nn.Module)
+    module: Any = built_without_memory(lambda: cls.from_config(config))
     assign(module, renamed(specs, cls.keys, where), dtype=tensor_dtype(dtype), device=str(device), where=where)
-    module.eval()
-    return module
+    component: C = module.eval()
+    return component
 
 
 def _readable(name: str, path: Path, where: str) -> Path:

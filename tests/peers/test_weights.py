@@ -16,7 +16,6 @@ import torch
 from diffgraph.errors import WeightsError
 from diffgraph.nodes.models.unet2d import UNet2D
 from diffgraph.nodes.schedulers.ddim import DDIMScheduler
-from diffgraph.nodes.schedulers.ddpm import DDPMScheduler
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
