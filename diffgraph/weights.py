@@ -110,7 +110,6 @@ def load_module(
     evaluation mode and can be trained. Raises WeightsError for weights that are damaged, of another model, or hold
     NaN.
     """
-
     where = where or f"the weights of {cls.__name__}"
     _stem(cls)
     specs = {}
