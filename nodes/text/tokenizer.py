@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from ...authoring import Bound, Component, Fact, note, target
 from ...errors import PortError, WeightsError
 from ..kinds import Tokens
+from .vocabulary import Names, read_names
 
 if TYPE_CHECKING:
     import tokenizers
@@ -43,12 +44,13 @@ class TokenizerConfig:
 class Tokenizer(Component, version=1):
     """Byte-level byte-pair encoding (Radford et al. 2019, section 2.2), padded to a fixed length as GLIDE does.
 
-    Every text has ids, since bytes do. The name of a special token in a text is read as ordinary text.
+    Every text has ids, since bytes do. The name of a special token in a text is read as ordinary text. Weights that
+    know few things list them in names.json beside the vocabulary (see vocabulary.py); a text without any gives a note.
     """
 
     Config = TokenizerConfig
     config_file = "tokenizer_config.json"
-    files = ("tokenizer.json vocab.json", "merges.txt?")
+    files = ("tokenizer.json vocab.json", "merges.txt?", "names.json?")
     published = ("GPT2Tokenizer", "GPT2TokenizerFast")
     metadata: Mapping[str, Any] = {"tokenizer_class": "GPT2Tokenizer"}
     ignored = frozenset(
@@ -70,12 +72,13 @@ class Tokenizer(Component, version=1):
         }
     )
 
-    def __init__(self, config: TokenizerConfig, bpe: tokenizers.Tokenizer) -> None:
+    def __init__(self, config: TokenizerConfig, bpe: tokenizers.Tokenizer, names: Names | None = None) -> None:
         """bpe: a byte-level BPE of the `tokenizers` package. Raises WeightsError where it has no padding token."""
         from tokenizers import pre_tokenizers
 
         self.config = config
         self.bpe = bpe
+        self.names = names
         bpe.no_padding()
         bpe.no_truncation()
         bpe.encode_special_tokens = True
@@ -120,11 +123,13 @@ class Tokenizer(Component, version=1):
             raise WeightsError(
                 f"tokenizer.json splits texts by {type(bpe.pre_tokenizer).__name__}, not by bytes as GPT-2"
             )
-        return cls(config, bpe)
+        return cls(config, bpe, read_names(files["names.json"]) if "names.json" in files else None)
 
     def save_files(self, folder: Path) -> None:
-        """Writes tokenizer.json."""
+        """Writes tokenizer.json, and names.json where there are names."""
         (folder / "tokenizer.json").write_text(self.bpe.to_str(pretty=True) + "\n", encoding="utf-8")
+        if self.names is not None:
+            (folder / "names.json").write_text(self.names.to_json(), encoding="utf-8")
 
     @property
     def vocab_size(self) -> int:
@@ -134,9 +139,13 @@ class Tokenizer(Component, version=1):
     def __call__(self, text: str) -> Annotated[Tokens, "1 model_max_length", Fact(vocabulary="byte-bpe")]:
         """Ids and mask [1, L] of one text, on the device of the run. An empty text is all padding.
 
-        A longer text is cut after L tokens, and a note says where. Raises PortError for text that is not Unicode.
+        A longer text is cut after L tokens, and a note says where; so one does where the weights know no word of it.
+        Raises PortError for text that is not Unicode.
         """
-        return self.batch([text])
+        tokens = self.batch([text])
+        if self.names is not None and (unknown := self.names.unknown(text)):
+            note(unknown)
+        return tokens
 
     def batch(self, texts: list[str]) -> Annotated[Tokens, "B model_max_length", Fact(vocabulary="byte-bpe")]:
         """Ids and mask [B, L] of several texts, each as by itself."""
