@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from .authoring import Bound, Component, Fact, FileMark, Kind, NodeMark
 from .config import fields_of
-from .ports import ANY, BOOL, FLOAT, INT, TEXT, UNSET, Port, Type, port_to_json
+from .ports import ANY, BOOL, FLOAT, INT, TEXT, UNSET, Port, Type, check_shape, port_to_json
 from .index import type_name
 
 _SCALARS: dict[Any, Type] = {
@@ -48,6 +48,10 @@ def read_annotation(annotation: Any, where: str, default: Any = UNSET) -> Port:
     for mark in marks:
         if isinstance(mark, str):
             shape = mark
+            try:
+                check_shape(shape)
+            except ValueError as error:
+                raise TypeError(f"{where}: {error}") from None
         elif isinstance(mark, Fact):
             facts.update(mark.values)
         elif isinstance(mark, Bound):

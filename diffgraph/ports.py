@@ -7,7 +7,7 @@ one wire: a type, dimensions, facts and, where it is known, the very value. `Uni
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import isfinite
@@ -142,44 +142,42 @@ class Rest:
 
 
 Dims = tuple[Dim | Rest, ...]
-_TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_][A-Za-z0-9_]*)|([*/+-]))")
+_DIMENSION = re.compile(r"(?:\d+|[A-Za-z_]\w*)(?:[*/+-](?:\d+|[A-Za-z_]\w*))*", re.ASCII)
 
 
-def parse_dim(text: str, symbol: Any) -> Dim:
-    """Reads `2*B`, `H/8`, `H+1`; `symbol(name)` gives the value of a name."""
-    position, parts = 0, []
-    while position < len(text):
-        found = _TOKEN.match(text, position)
-        if not found:
-            raise ValueError(f"cannot read the dimension {text!r}")
-        parts.append(found)
-        position = found.end()
-
-    def atom(index: int) -> Dim:
-        number, name, _ = parts[index].groups()
-        if number is None and name is None:
-            raise ValueError(f"cannot read the dimension {text!r}")
-        return Dim.of(int(number)) if number is not None else Dim.of(symbol(name))
-
-    total, sign, index = Dim(), 1, 0
-    while index < len(parts):
-        product = atom(index)
-        index += 1
-        while index < len(parts) and parts[index].group(3) in ("*", "/"):
-            other = atom(index + 1)
-            if parts[index].group(3) == "*":
-                product = product * other
+def parse_dim(text: str, symbol: Callable[[str], int | str | Dim]) -> Dim:
+    """Reads `2*B`, `H/8`, `H+1`; `symbol(name)` gives the value of a name. Raises ValueError for anything else."""
+    wrong = ValueError(f"{text!r} is no dimension: whole numbers and names, with * / + - between them")
+    if not _DIMENSION.fullmatch(text):
+        raise wrong
+    total, sign = Dim(), 1
+    for term in re.split(r"([+-])", text):
+        if term in ("+", "-"):
+            sign = 1 if term == "+" else -1
+            continue
+        first, *others = re.split(r"([*/])", term)
+        product = Dim.of(_atom(first, symbol))
+        for operator, word in zip(others[::2], others[1::2], strict=True):
+            factor = Dim.of(_atom(word, symbol))
+            if operator == "*":
+                product = product * factor
+            elif factor.constant:
+                product = product * (1 / factor.constant)
             else:
-                divisor = other.constant
-                if not divisor:
-                    raise ValueError(f"{text!r} divides by what is not a number")
-                product = product * Fraction(1, 1) * (1 / divisor)
-            index += 2
+                raise wrong
         total = total + product * sign
-        if index < len(parts):
-            sign = 1 if parts[index].group(3) == "+" else -1
-            index += 1
     return total
+
+
+def _atom(word: str, symbol: Callable[[str], int | str | Dim]) -> int | str | Dim:
+    return int(word) if word.isdigit() else symbol(word)
+
+
+def check_shape(shape: str) -> None:
+    """Raises ValueError for a shape that cannot be read."""
+    for word in shape.split():
+        if word != "..." and not (word.startswith("*") and word[1:].isidentifier()):
+            parse_dim(word, lambda name: name)
 
 
 # --- what is known of a wire ----------------------------------------------------------------------------------------
