@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from .builder import Graph
 from .components import GivenAddress
-from .errors import DiffgraphError
-from .results import kind_writer
-from .registry import import_name
+from .errors import DiffgraphError, InputError
+from .results import make_files, writer_of
 from .run import Event
 from .session import Options
 from .sources import Loader
@@ -20,40 +19,58 @@ if TYPE_CHECKING:
 
 
 class Sampler:
-    """Listens to a training; after each checkpoint writes `loss.png` and, where the graph has `sample`, `samples-STEP.png`.
+    """Listens to a training; after each checkpoint writes `loss.png` and, where the graph has `sample`,
+    `samples-STEP.png`.
 
-    `sample` holds the `graph` to run, as its address, its `inputs`, and under `weights` the name of the input that takes the
-    training's folder.
+    `sample` holds the `graph` to run, as its address, its `inputs`, and under `weights` the name of the input that
+    takes the training's folder, `weights` unless given.
     """
 
     def __init__(self, trainer: Trainer, options: Options | None) -> None:
+        """Raises InputError where `sample` is not what it must be, and what reading its graph raises."""
         self.trainer, self.options = trainer, options or Options()
+        self.inputs: dict[str, Any] = {}
+        self.graph: Graph | None = None
+        sample = trainer.train.settings.get("sample")
+        if sample is None:
+            return
+        place = trainer.train.place
+        if not isinstance(sample, dict) or not isinstance(sample.get("graph"), str):
+            hint = "such as `sample: {graph: pkg://diffgraph/ddpm.yaml, inputs: {steps: 50}}`"
+            raise InputError("train.sample: expected a mapping with `graph`", hint=hint, place=place)
+        for key in sample:
+            if key not in ("graph", "inputs", "weights"):
+                raise InputError(f"train.sample has no {key!r}", hint="it has: graph, inputs, weights", place=place)
+        self.graph = Graph.from_source(trainer.source.include(sample["graph"]), Loader())
+        self.inputs = dict(sample.get("inputs") or {})
+        self.inputs[sample.get("weights", "weights")] = GivenAddress(trainer.out.absolute())
+        for name in self.inputs:
+            if name not in self.graph.document.inputs:
+                hint = "it has: " + ", ".join(self.graph.document.inputs)
+                raise InputError(f"train.sample: {sample['graph']} has no input {name!r}", hint=hint, place=place)
 
     def __call__(self, event: Event) -> None:
         if event.kind != "note" or not event.text.startswith("checkpoint"):
             return
-        plot(self.trainer.losses(), self.trainer.out / "loss.png")
-        sample = self.trainer.train.settings.get("sample")
-        if not sample:
-            return
         try:
-            self._sample(sample)
+            plot(self.trainer.losses(), self.trainer.out / "loss.png")
+            if self.graph is not None:
+                self._sample(self.graph)
         except DiffgraphError as error:
-            self.trainer._emit(Event("warning", text=f"no samples: {error}"))
+            self.trainer.emit(Event("warning", text=f"no samples: {error}"))
+        except OSError as error:
+            self.trainer.emit(
+                Event("warning", text=f"no samples: {error.filename} cannot be written: {error.strerror}")
+            )
 
-    def _sample(self, sample: dict[str, Any]) -> None:
-        trainer = self.trainer
-        source = trainer.source.include(sample["graph"])
-        graph = Graph.from_source(source, Loader())
-        options = Options(device=self.options.device, cache=False)
-        given = {**sample.get("inputs", {}), sample.get("weights", "weights"): GivenAddress(trainer.out.absolute())}
-        prepared = graph.plan(options=options, **given)
+    def _sample(self, graph: Graph) -> None:
+        prepared = graph.plan(options=Options(device=self.options.device, cache=False), **self.inputs)
         outputs = prepared.run()
         for name, value in outputs.items():
-            entry = kind_writer(prepared, prepared.kinds[name])
-            if entry is not None and entry[0] == ".png":
-                files = import_name(entry[1])(value, {})
-                (trainer.out / f"samples-{trainer.step:06d}.png").write_bytes(sheet(files))
+            writer = writer_of(prepared, name)
+            if writer is not None and writer.suffix == ".png":
+                picture = sheet(make_files(writer, value, {}))
+                (self.trainer.out / f"samples-{self.trainer.step:06d}.png").write_bytes(picture)
                 return
 
 
