@@ -63,6 +63,8 @@ class Calls(References):
                 weights = exact
             elif name not in COMPONENT_KEYS:
                 explicit[name] = exact
+        alive = {} if node.live is None or isinstance(node.live, NodeType) else kind.config_of(node.live)
+        explicit = alive | explicit
         info.config = {name: port.default for name, port in kind.fields.items() if not port.required} | explicit
         facts: Mapping[str, str] = {}
         if weights is not None:

@@ -220,7 +220,7 @@ def make_handle(
     files: tuple[str, ...] = ()
     digest, size, metadata = f"seed {seed}" if kind.trainable else "", 0, {}
     if live is not None:
-        config, digest = dict(given), live_digest(live)
+        config, digest = kind.config_of(live) | given, live_digest(live)
     elif text is not None:
         opened = opener(kind, text, source)
         folder, metadata, config = opened.folder, opened.metadata, {**opened.config, **_accept(kind, given)}

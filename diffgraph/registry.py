@@ -67,6 +67,11 @@ class NodeType:
     def summary(self) -> str:
         return self.doc.split("\n", 1)[0]
 
+    def config_of(self, component: Any) -> dict[str, Any]:
+        """The config of a live component of this type, by field."""
+        config = getattr(component, "config", None)
+        return {name: getattr(config, name) for name in self.config if hasattr(config, name)}
+
     def load(self) -> Any:
         """The class or function itself: imports its module."""
         return self.live if self.live is not None else import_name(f"{self.module}:{self.qualname}")
