@@ -411,7 +411,7 @@ class Graph:
         document = self.document
         found = parts(document.nodes)
         for table in (document.outputs, document.inputs):
-            found += (len(table), *table, *table.values())
+            found += (None, *table, *table.values())
         return found
 
     def __call__(

@@ -149,18 +149,21 @@ class GraphDocument:
     places: dict[str, Place] = field(default_factory=dict)
 
 
+_END = object()
+
+
 def parts(nodes: Mapping[str, Node]) -> list[Any]:
     """Every object that nodes consist of, in order: the same objects as before are nodes that nobody changed since."""
     found: list[Any] = []
     for name, node in nodes.items():
-        found += (name, node.form, node.target, node.live, len(node.args), *node.args, *node.args.values())
+        found += (name, node.form, node.target, node.live, *node.args, *node.args.values(), _END)
         if node.body is not None:
             found += (node.as_name, node.of)
             for args in (node.carry, node.next, node.collect):
-                found += (len(args), *args, *args.values())
+                found += (*args, *args.values(), _END)
             for body in (node.body, node.other):
                 if body is not None:
-                    found += (len(body.nodes), *parts(body.nodes), *body.outputs, *body.outputs.values())
+                    found += (*parts(body.nodes), _END, *body.outputs, *body.outputs.values(), _END)
     return found
 
 
