@@ -82,7 +82,9 @@ class References:
         if isinstance(arg, Lit):
             if arg.value is UNREAD:
                 return Value(ANY)
-            return replace(literal_value(arg.value), written=True, origin=hash(("literal", repr(arg.value))))
+            literal = literal_value(arg.value)
+            literal.written, literal.origin = True, hash(("literal", repr(arg.value)))
+            return literal
         if isinstance(arg, Ref):
             found = self.reference(arg, scope, what)
             self._consume(found, scope, arg, what)
