@@ -13,6 +13,7 @@ from .addresses import parse_address
 from .config import parse_config
 from .errors import Place, WeightsError
 from .folders import Folder, open_folder
+from .keys import tensor_bytes
 from .registry import NodeType
 
 if TYPE_CHECKING:
@@ -269,13 +270,6 @@ def live_digest(component: Any) -> str:
     digest = hashlib.sha256(repr(getattr(component, "config", "")).encode())
     if hasattr(component, "state_dict"):
         for name, tensor in component.state_dict().items():
-            plain = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {tuple(plain.shape)} {plain.dtype}".encode())
-            digest.update(plain.flatten().view(dtype=_bytes_type()).numpy().tobytes())
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
-
-
-def _bytes_type() -> Any:
-    import torch
-
-    return torch.uint8

@@ -13,7 +13,7 @@ from .authoring import File
 from .document import write
 from .errors import DiffgraphError, StoreError
 from .inputs import FileInput
-from .plan import digest
+from .keys import digest
 from .ports import UNSET, Value
 from .registry import Writer, import_name, registry
 from .run import Results

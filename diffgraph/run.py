@@ -12,7 +12,8 @@ from .authoring import Target, running_notes, running_target
 from .components import Handle
 from .errors import DiffgraphError, InputError, Interrupted, PortError, RunError, StoreError
 from .guards import ChangedError, NaNError, freeze, has_nan, seen, to_component, to_target, unchanged
-from .plan import (
+from .keys import digest, tensor_bytes
+from .program import (
     BRANCH,
     CALL,
     END,
@@ -26,9 +27,9 @@ from .plan import (
     METHOD,
     MOVE,
     NEXT,
+    READ,
     Instruction,
     Program,
-    digest,
 )
 from .registry import NodeType
 from .residency import Residency
@@ -106,8 +107,9 @@ class Runner:
         """The outputs by name. Raises RunError naming the node and its place, Interrupted, WeightsError."""
         program = self.program
         slots: list[Any] = [None] * program.slots
+        away = self.target != Target()
         for index, value in program.constants.items():
-            slots[index] = value
+            slots[index] = to_target(value, self.target) if away and any(map(tensor_bytes, leaves(value))) else value
         for index, value in (preset or {}).items():
             slots[index] = value
         target = running_target.set(self.target)
@@ -156,6 +158,7 @@ class Runner:
                     if listening:
                         self.emit(Event("started", instruction.path))
                         began = time.perf_counter()
+                    apart = False
                     if op == CALL:
                         function = instruction.function
                         args = [slots[i] for i in instruction.args]
@@ -165,20 +168,22 @@ class Runner:
                         self.residency.need(handle, at)
                         function = handle.method(instruction.name)
                         args = [slots[i] for i in instruction.args]
-                        apart = handle.kind.trainable and (away or handle.device != "cpu" or handle.dtype != "float32")
+                        if handle.kind.trainable:
+                            apart = away or handle.device != "cpu" or handle.dtype != "float32"
                         if apart:
                             args = to_component(args, handle)
-                    if instruction.tensors:
+                    if instruction.watched:
                         before = seen(args)
                         value = function(*args)
                         unchanged(before)
-                        if op == METHOD and apart:
-                            value = to_target(value, self.target)
-                        freeze(value)
-                        if trace and has_nan(value):
-                            raise NaNError
                     else:
                         value = function(*args)
+                    if instruction.tensors:
+                        if away and (op == METHOD or instruction.name == READ) or apart:
+                            value = to_target(value, self.target)
+                        freeze(value)
+                    if trace and has_nan(value):
+                        raise NaNError
                     slots[instruction.out] = value
                     if listening:
                         self.emit(Event("finished", instruction.path, seconds=time.perf_counter() - began, value=value))

@@ -19,8 +19,10 @@ from .components import Handle, Opener
 from .errors import CheckFailed, DiffgraphError, InputError, Place
 from .graph import NAME, GraphDocument, Ref
 from .inputs import FileInput, apply_sets, resolve_inputs
-from .plan import CALL, METHOD, Bound, Planner, Program, Settings, select
+from .lowering import Bound, Settings
+from .plan import Planner
 from .ports import Value
+from .program import CALL, METHOD, Program, select
 from .registry import Registry, registry
 from .run import DamagedEntry, Event, Listener, Results, Runner
 from .sources import Loader, Source

@@ -80,7 +80,7 @@ class Source:
 
 
 def _join(address: str, relative: str) -> str:
-    return f"{address.rpartition('/')[0]}/{relative}".lstrip("/") if "/" in address else relative
+    return f"{address.rpartition('/')[0]}/{relative}" if "/" in address else relative
 
 
 def package_source(address: str) -> Source:

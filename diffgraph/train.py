@@ -26,7 +26,8 @@ from .errors import CheckFailed, InputError, Interrupted, RunError, StoreError, 
 from .graph import GraphDocument, arg_refs, node_refs
 from .guards import to_target
 from .inputs import apply_sets, resolve_inputs
-from .plan import Planner, select
+from .plan import Planner
+from .program import select
 from .recipe import Recipe, read_recipe
 from .run import Event, Listener, Runner
 from .session import Options, Session, check_device

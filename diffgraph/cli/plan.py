@@ -13,7 +13,7 @@ from .tables import table
 
 if TYPE_CHECKING:
     from ..components import Handle
-    from ..plan import Program
+    from ..program import Program
     from ..session import Prepared
 
 STATES = {"run": "run", "cached": "cached", "unused": "not needed"}

@@ -17,9 +17,18 @@ from diffgraph.store import Layers, Memory, Store
 
 
 def document(nodes: str, *, outputs: str = "{value: $value}", inputs: str = "") -> str:
-    """A document with these nodes, written as a block without indentation."""
-    head = f"diffgraph: 1\n{'inputs:' if inputs else ''}\n{textwrap.indent(textwrap.dedent(inputs), '  ')}\n"
-    return f"{head}nodes:\n{textwrap.indent(textwrap.dedent(nodes), '  ')}\noutputs: {outputs}\n"
+    """A document with these inputs, nodes and outputs."""
+
+    def block(key: str, text: str) -> str:
+        lines = textwrap.indent(textwrap.dedent(text).strip("\n"), "  ")
+        return f"{key}:\n{lines}\n" if text else ""
+
+    return f"diffgraph: 1\n{block('inputs', inputs)}{block('nodes', nodes)}outputs: {outputs}\n"
+
+
+def line_of(text: str, part: str) -> int:
+    """The line of a document, from 1, in which something stands."""
+    return next(number for number, line in enumerate(text.split("\n"), 1) if part in line)
 
 
 def load(text: str, **options: Any) -> Graph:

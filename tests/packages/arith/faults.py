@@ -10,9 +10,9 @@ from .kinds import Grid, Vector
 
 
 @node("Fail", version=1)
-def fail(value: float, when: float = 0.0) -> float:
-    """The value; raises ValueError where it equals `when`."""
-    if value == when:
+def fail(value: float, at: float = 0.0) -> float:
+    """The value; raises ValueError where it equals `at`."""
+    if value == at:
         raise ValueError(f"no {value:g}")
     return value
 
@@ -24,9 +24,9 @@ def exhaust(value: float) -> float:
 
 
 @node("Interrupt", version=1)
-def interrupt(value: float, when: float = 0.0) -> float:
-    """The value; stops the run, as Ctrl-C does, where it equals `when`."""
-    if value == when:
+def interrupt(value: float, at: float = 0.0) -> float:
+    """The value; stops the run, as Ctrl-C does, where it equals `at`."""
+    if value == at:
         raise KeyboardInterrupt
     return value
 
