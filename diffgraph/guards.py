@@ -42,8 +42,13 @@ def unchanged(before: Seen) -> None:
             raise ChangedError
 
 
+_PLAIN = frozenset({int, bool, str, type(None)})  # which cannot be changed, and are never NaN
+
+
 def freeze(value: Any) -> None:
     """Makes arrays read-only: numpy itself then refuses a change in place."""
+    if type(value) in _PLAIN:
+        return
     for leaf in leaves(value):
         if hasattr(leaf, "setflags"):
             leaf.setflags(write=False)
@@ -51,6 +56,8 @@ def freeze(value: Any) -> None:
 
 def has_nan(value: Any) -> bool:
     """Whether a number, tensor or array inside a value is NaN."""
+    if type(value) in _PLAIN:
+        return False
     for leaf in leaves(value):
         if isinstance(leaf, float):
             if leaf != leaf:
