@@ -71,6 +71,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.syspath_prepend(str(site))
+    monkeypatch.syspath_prepend(str(work))
     return work
 
 
