@@ -20,6 +20,8 @@ def literal_key(value: Any) -> str:
 
     Raises CheckError for what no wire can carry.
     """
+    if type(value) in (int, float, bool):
+        return f"{type(value).__name__}:{value!r}"
     if isinstance(value, list | tuple):
         kind = f"{type(value).__module__}:{type(value).__qualname__}" if is_record(value) else "list"
         return digest(kind, *(literal_key(item) for item in value))

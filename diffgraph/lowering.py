@@ -99,10 +99,10 @@ class Lowering:
 
     def index(self, bound: Bound, what: str = "value") -> int:
         """The slot that holds a bound value; constants get one."""
-        if isinstance(bound, Outputs) and len(bound.fields) == 1:
-            bound = next(iter(bound.fields.values()))
         if isinstance(bound, Slot):
             return bound.index
+        if isinstance(bound, Outputs) and len(bound.fields) == 1:
+            return self.index(next(iter(bound.fields.values())), what)
         if isinstance(bound, Known):
             known = self._constant_slots.get(bound.key)
             if known is None:
@@ -242,7 +242,9 @@ class Lowering:
         bounds: list[Bound] = []
         for name, port, default in signature.parameters:
             arg = node.args.get(name)
-            bound = default if arg is None else converted(self.bind(arg, names), port)
+            bound = default if arg is None else self.bind(arg, names)
+            if isinstance(bound, Known):
+                bound = converted(bound, port)
             if port.bound is not None:
                 _refuse(bound, name, port)
             bounds.append(bound)
@@ -252,7 +254,7 @@ class Lowering:
                 values = [bound.value for bound in bounds if isinstance(bound, Known)]
                 self._static[key] = _computed(kind, method, handle, values)
             return Known(self._static[key], key)
-        args = tuple([self.index(bound, name) for bound, (name, *_) in zip(bounds, signature.parameters, strict=True)])
+        args = tuple([self.index(bound, entry[0]) for bound, entry in zip(bounds, signature.parameters, strict=True)])
         if handle is not None:
             instruction = Instruction(METHOD, args, -1, None, handle, method.name, path, node.place, signature.tensors)
         else:
@@ -304,7 +306,7 @@ def converted(bound: Bound, port: Port) -> Bound:
 
 
 def _as_floats(value: Any, port: Port) -> Any:
-    if port.type == FLOAT and isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and port.type == FLOAT:
         return float(value)
     if port.type.form == "list" and port.type.item is not None and type(value) is list:
         items = [_as_floats(item, port.type.item) for item in value]
