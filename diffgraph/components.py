@@ -83,14 +83,10 @@ class Opener:
     def _open(self, kind: NodeType, folder: Folder) -> Opened:
         from .weights import read_config
 
-        if kind.trainable or folder.has(kind.config_file):
-            read = read_config(
-                folder, kind.name, kind.config, config_file=kind.config_file, published=kind.published,
-                ignored=kind.ignored,
-            )  # fmt: skip
-            folder, config, metadata = read.folder, read.values, read.metadata
-        else:
-            config, metadata = parse_config(kind.config, {}, ignored=kind.ignored, where=str(folder)), {}
+        read = read_config(
+            folder, kind.name, kind.config, config_file=kind.config_file, published=kind.published, ignored=kind.ignored
+        )
+        folder, config, metadata = read.folder, read.values, read.metadata
         facts = {}
         for name, text in kind.siblings.items():
             file, _, fields = text.partition(":")

@@ -49,7 +49,7 @@ class Tokenizer(Component, version=1):
     """
 
     Config = TokenizerConfig
-    config_file = "tokenizer_config.json"
+    config_file = "tokenizer_config.json?"
     files = ("tokenizer.json vocab.json", "merges.txt?", "names.json?")
     published = ("GPT2Tokenizer", "GPT2TokenizerFast")
     metadata: Mapping[str, Any] = {"tokenizer_class": "GPT2Tokenizer"}
