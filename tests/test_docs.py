@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
@@ -55,12 +56,13 @@ def blocks(document: Path) -> list[Block]:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the project's own beside it, `diffgraph` as a command, and a place for packages."""
+    """A folder with the project's own beside it, `photos`, `diffgraph` as a command, and a place for packages."""
     work, tools, site = (tmp_path / name for name in ("work", "bin", "site"))
     for folder in (work, tools, site):
         folder.mkdir()
     for name in ("graphs", "scripts", "benchmarks"):
         (work / name).symlink_to(ROOT / name)
+    make_photos(work / "photos")
     for name in ("diffgraph", "python"):
         script = tools / name
         module = " -m diffgraph" if name == "diffgraph" else ""
@@ -102,11 +104,24 @@ def test_links_lead_somewhere(document: Path) -> None:
             assert (document.parent / target).exists(), f"{target} is not there"
 
 
+def make_photos(folder: Path) -> None:
+    """Stands for the reader's pictures: some squares, with captions."""
+    from PIL import Image
+
+    folder.mkdir()
+    rows = []
+    for number, colour in enumerate(("red", "green", "blue", "black")):
+        Image.new("RGB", (32, 32), colour).save(folder / f"{number}.png")
+        rows.append(json.dumps({"file_name": f"{number}.png", "text": f"{colour} square"}))
+    (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n")
+
+
 def quoted(text: str) -> bool:
     """Whether a block is, but for its indentation and comments, part of a shipped graph."""
 
     def lines(whole: str) -> str:
-        return "\n".join(re.sub(r"\s+#.*", "", line).strip() for line in whole.splitlines())
+        bare = (re.sub(r"(^|\s+)#.*", "", line).strip() for line in whole.splitlines())
+        return "\n".join(line for line in bare if line)
 
     return any(lines(text) in lines(path.read_text(encoding="utf-8")) for path in (ROOT / "graphs").rglob("*.yaml"))
 
