@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .addresses import parse_address
 from .authoring import File
-from .errors import DocumentError, InputError, Place
+from .errors import DocumentError, InputError, Place, WeightsError
 from .graph import GraphDocument
 from .inputs import FileInput, read_file
 from .registry import Registry, import_name
@@ -32,13 +33,18 @@ class Bundle:
     files: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def missing(self, graph: GraphDocument, given: Mapping[str, Any]) -> list[InputError]:
-        """The input files that have to be given again."""
+        """What has to be given again: input files, and addresses out of reach of a document."""
         out = []
-        for name, (file, digest) in self.files.items():
-            if name in graph.inputs and name not in given:
-                option = "--" + name.replace("_", "-")
+        for name in (name for name in graph.inputs if name not in given):
+            option = "--" + name.replace("_", "-")
+            value = self.inputs.get(name)
+            if name in self.files:
+                file, digest = self.files[name]
                 what = f"the input {name} was the file {file!r} (SHA-256 {digest[:12]}...), which is not in the picture"
                 out.append(InputError(what, hint=f"give it again: {option} FILE"))
+            elif graph.inputs[name].type in ("weights", "folder") and isinstance(value, str) and not _within(value):
+                what = f"the picture was made with {option} {value[:200]}, which it may not open by itself"
+                out.append(InputError(what, hint=f"give {option} {value[:200]}, if you trust it"))
         return out
 
     def differing(self, values: Mapping[str, Any]) -> list[str]:
@@ -51,6 +57,15 @@ class Bundle:
             if isinstance(file, File) and file.digest != digest:
                 out.append(name)
         return out
+
+
+def _within(address: str) -> bool:
+    """Whether a document in the working directory might name this address."""
+    try:
+        parse_address(address, base=Path.cwd(), confined=True)
+    except WeightsError:
+        return False
+    return True
 
 
 def carries(path: Path, registry: Registry) -> bool:

@@ -51,7 +51,8 @@ class Main(click.Group):
     ) -> NoReturn:
         """Runs one command and ends the process: 0, 2 before the first node ran, 1 after it, 130 where interrupted."""
         arguments = list(sys.argv[1:] if args is None else args)
-        state = State(json="--json" in arguments, debug="--debug" in arguments)
+        named = [word for word in arguments[:1] if word in COMMANDS]
+        state = State(" ".join(["diffgraph", *named]), json="--json" in arguments, debug="--debug" in arguments)
         try:
             extra |= {"obj": state, "windows_expand_args": windows_expand_args}
             code = super().main(arguments, prog_name, complete_var, standalone_mode=False, **extra)

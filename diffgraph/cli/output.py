@@ -17,10 +17,12 @@ from ..values import is_record, leaves
 
 if TYPE_CHECKING:
     from ..session import Prepared
+    from ..unify import Value
 
 PROBE_BYTES = 1 << 16
 TENSORS = ".safetensors"
 JSON = ".json"
+PLAIN = ""  # stands for all outputs that JSON can say, written as one file
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,11 @@ class Destination:
 
     @classmethod
     def of(cls, prepared: Prepared, suffixes: Mapping[str, str], wanted: str | None) -> Destination:
-        """What `--output` means, with outputs by name and the suffix of each one's files. Raises InputError."""
+        """What `--output` means, with the suffix of the files of each output that has some. Raises InputError."""
         values = prepared.values
         seed, count = values.get("seed"), values.get("num_images")
         name = _safe(prepared.graph.name or Path(prepared.source.address).stem)
-        first = next(iter(suffixes), "")
+        first = next(iter(suffixes), PLAIN)
         where = cls(Path(), name, seed if type(seed) is int else None, count if type(count) is int else None, first)
         if wanted is None:
             return where
@@ -51,7 +53,8 @@ class Destination:
         special = path.exists() and not path.is_file()
         if not special and path.suffix.lower() != suffix:
             hint = f"name it {path.with_suffix(suffix).name}" if path.suffix else f"write {wanted}{suffix} or {wanted}/"
-            raise InputError(f"--output {wanted}: {first or 'the result'} is written as {suffix}", hint=hint)
+            what = first if first != PLAIN else "the result"
+            raise InputError(f"--output {wanted}: {what} is written as {suffix}", hint=hint)
         return cls(path.parent, where.name, where.seed, where.count, first, path)
 
     def check(self) -> None:
@@ -160,6 +163,17 @@ def _draft(path: Path, data: bytes) -> Iterator[Path]:
 def _unwritten(path: Path, error: OSError) -> StoreError:
     hint = "the result is kept in the store: the same command with another -o writes it without a run"
     return StoreError(f"{path} cannot be written: {error.strerror or error}", hint=hint)
+
+
+def suffix_of(value: Value | None) -> str | None:
+    """The suffix for a kind without a writer, by what the checker knows of the value; None where JSON can say it."""
+    if value is None or value.type.form in ("scalar", "choice"):
+        return None
+    if value.type.form == "list" and value.item is not None:
+        return suffix_of(value.item)
+    if value.type.form == "record":
+        return TENSORS if any(suffix_of(inner) for inner in value.fields.values()) else None
+    return TENSORS if value.type.form == "kind" and not value.type.literals else None
 
 
 # --- values that have no files of their own -------------------------------------------------------------------------

@@ -27,7 +27,7 @@ class Listener:
 
     def __call__(self, event: Event) -> None:
         if event.kind in ("started", "step"):
-            self.state.ran = self.state.ran or event.path not in self.inputs  # reading an input file is no node
+            self.state.ran = self.state.ran or event.path.partition("[")[0] not in self.inputs  # reading an input file is no node
         elif event.kind == "note":
             self.state.notes.append(event.text)
             if not self.quiet and not self.state.json:
@@ -78,7 +78,7 @@ class Screen(Listener):
         self.console, self.counts_done = console, counts_done
         self.say = self._say
         self.loops: dict[str, Loop] = {}
-        self.current = ""
+        self.current = "starting"  # which takes seconds where torch has to be imported
         self.since = self.began = time.monotonic()
         self.cached: list[str] = []
 

@@ -21,8 +21,9 @@ class UsageProblem(DiffgraphError):
 
 @dataclass
 class State:
-    """What one invocation knows of itself. ran: the first node has run."""
+    """What one invocation knows of itself. command: as it was called. ran: the first node has run."""
 
+    command: str = "diffgraph"
     json: bool = False
     debug: bool = False
     ran: bool = False
@@ -53,7 +54,7 @@ def report(error: Exception, state: State) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.ctx.get_help() if error.ctx is not None else "")
         return 0
-    found = problems(error)
+    found = problems(error, state.command)
     if state.json:
         put({"errors": [as_json(problem) for problem in found]})
     for problem in found if not state.json else ():
@@ -68,16 +69,16 @@ def exit_code(error: DiffgraphError, state: State) -> int:
     return 1 if state.ran or isinstance(error, RunError | StoreError) else 2
 
 
-def problems(error: Exception) -> list[DiffgraphError]:
+def problems(error: Exception, command: str) -> list[DiffgraphError]:
     """An error as those that the user is told of, at least one."""
     if isinstance(error, CheckFailed):
-        return [inner for problem in error.problems for inner in problems(problem)] or [error]
+        return [inner for problem in error.problems for inner in problems(problem, command)] or [error]
     if isinstance(error, DiffgraphError):
         return [error]
     if isinstance(error, click.Abort):
         return [Interrupted("interrupted")]
     if isinstance(error, click.ClickException):
-        return [_usage(error)]
+        return [_usage(error, command)]
     if isinstance(error, MemoryError):
         return [DiffgraphError("out of memory", hint="close other programs, or make the graph smaller")]
     text = f"{type(error).__name__}: {error}".rstrip(": ")
@@ -86,9 +87,9 @@ def problems(error: Exception) -> list[DiffgraphError]:
     ]
 
 
-def _usage(error: click.ClickException) -> UsageProblem:
+def _usage(error: click.ClickException, command: str) -> UsageProblem:
     context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "diffgraph"
+    command = context.command_path if context is not None else command
     if isinstance(error, click.NoSuchOption):
         near = [name for name in error.possibilities or () if name.startswith("-")]
         hint = f"did you mean {near[0]}?" if near else f"`{command} --help` lists the options"

@@ -12,7 +12,7 @@ import click
 
 from ..errors import DiffgraphError, PortError, RunError
 from .graph_command import GraphCommand, Opened, graph_options, opened, run_options, run_session, talk_options
-from .output import JSON, TENSORS, Destination, as_plain, as_tensors, is_plain
+from .output import JSON, PLAIN, TENSORS, Destination, as_plain, as_tensors, is_plain, suffix_of
 from .progress import Listener, shown
 from .report import State, put
 
@@ -77,7 +77,11 @@ class Run:
 
         self.prepared = prepared
         self.writers: dict[str, Writer | None] = {name: writer_of(prepared, name) for name in prepared.outputs}
-        suffixes = {name: writer.suffix for name, writer in self.writers.items() if writer is not None}
+        suffixes = {}
+        for name, writer in self.writers.items():
+            suffix = writer.suffix if writer is not None else suffix_of(prepared.kinds.get(name))
+            if suffix is not None:
+                suffixes[name] = suffix
         self.destination = Destination.of(prepared, suffixes, output)
         self.to_file = output is not None and not suffixes
         if suffixes or self.to_file:
@@ -102,11 +106,11 @@ class Run:
                 files[name] = [as_tensors(value, name)]
         if self.to_file and plain:
             text = json.dumps(plain, ensure_ascii=False, indent=2) + "\n"
-            files, plain = {**files, "": [text.encode()]}, {}
+            files, plain = {**files, PLAIN: [text.encode()]}, {}
         written = {}
-        for name in sorted(files, key=[*wanted, ""].index):
+        for name in sorted(files, key=[*wanted, PLAIN].index):
             writer = self.writers.get(name)
-            suffix = writer.suffix if writer is not None else TENSORS if name else JSON
+            suffix = writer.suffix if writer is not None else JSON if name == PLAIN else TENSORS
             written[name or "values"] = self.destination.write(name, suffix, files[name])
         return written, plain
 
