@@ -27,9 +27,10 @@ from diffgraph.check import Checker
 from diffgraph.components import GivenAddress, Opener
 from diffgraph.errors import CheckFailed
 from diffgraph.graph import Arg, GraphDocument, ListOf, Node, Ref
-from diffgraph.ports import Value, compatible
+from diffgraph.ports import compatible
 from diffgraph.session import Session, resolve_inputs
 from diffgraph.sources import Loader, Source, graphs_folder, package_source
+from diffgraph.unify import Value
 
 USERS = {"samplers/guided": "glide", "samplers/plain": "glide"}  # the system that a shared graph is tried in
 

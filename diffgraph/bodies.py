@@ -8,8 +8,9 @@ from typing import Any
 
 from .calls import Calls
 from .graph import NAME, Arg, Body, Node, Ref, arg_refs, inner_args, node_refs, ordered
-from .ports import ANY, BOOL, FLOAT, INT, UNSET, Port, Type, Value, compatible, literal_value
+from .ports import ANY, BOOL, FLOAT, INT, UNSET, Port, Type, compatible
 from .scopes import Scope
+from .unify import Value, literal_value
 
 TENSORS = ("kind", "record", "list", "any", "var")  # forms of types whose values may hold tensors
 

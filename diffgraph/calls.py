@@ -7,11 +7,13 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+from .dims import Dim
 from .errors import DiffgraphError, nearest
 from .graph import Arg, Node, Ref, arg_refs, node_refs
-from .ports import ANY, UNSET, Dim, Mismatch, Port, Type, Unset, Use, Value, compatible
+from .ports import ANY, UNSET, Port, Type, Unset, compatible
 from .registry import Method, NodeType, import_name
 from .scopes import ComponentInfo, References, Scope
+from .unify import Mismatch, Use, Value
 
 COMPONENT_KEYS: dict[str, Port] = {
     "weights": Port(Type("scalar", "weights"), optional=True, default=None),

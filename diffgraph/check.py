@@ -15,12 +15,14 @@ from typing import Any
 from .bodies import Bodies
 from .calls import is_plain
 from .components import anchored
+from .dims import Dim, Rest
 from .errors import CheckError, DiffgraphError, Place, nearest
 from .graph import NAME, UNREADABLE, Arg, GraphDocument, Input, Lit, Node
-from .ports import ANY, UNSET, Dim, Port, Rest, Type, Unset, Use, Value, compatible, literal_problem, literal_value
+from .ports import ANY, UNSET, Port, Type, Unset, compatible, literal_problem
 from .registry import Registry
 from .scopes import ComponentInfo, Configs, Scope
 from .sources import Source
+from .unify import Use, Value, literal_value
 
 MAX_DEPTH = 32  # of graphs in graphs
 

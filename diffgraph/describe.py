@@ -17,8 +17,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from .authoring import Bound, Component, Fact, FileMark, Kind, NodeMark
 from .config import fields_of
-from .ports import ANY, BOOL, FLOAT, INT, TEXT, UNSET, Port, Type, check_shape, port_to_json
+from .dims import check_shape
 from .index import type_name
+from .ports import ANY, BOOL, FLOAT, INT, TEXT, UNSET, Port, Type, port_to_json
 
 _SCALARS: dict[Any, Type] = {
     int: INT, float: FLOAT, str: TEXT, bool: BOOL, Path: Type("scalar", "folder"), type(None): Type("scalar", "none"),

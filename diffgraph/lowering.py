@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from .components import Handle, Opener, below, make_handle
+from .dims import parse_dim
 from .errors import CheckError, DiffgraphError
 from .graph import Arg, Lit, Node, Ref
 from .keys import digest, literal_key
-from .ports import FLOAT, Port, Unset, parse_dim
+from .ports import FLOAT, Port, Unset
 from .program import CALL, GET, LIST, METHOD, Instruction, Unit
 from .registry import Method, NodeType, Registry
 from .sources import Loader, Source
@@ -248,7 +249,13 @@ class Lowering:
             if port.bound is not None:
                 _refuse(bound, name, port)
             bounds.append(bound)
-        key = digest("call", *identity, method.name, signature.where, *[self.key(bound) for bound in bounds])
+        key = digest(
+            "call",
+            *identity,
+            method.name,
+            signature.where,
+            *[self.key(b) if isinstance(b, Outputs) else b.key for b in bounds],
+        )
         if method.static and all(isinstance(bound, Known) for bound in bounds):
             if key not in self._static:
                 values = [bound.value for bound in bounds if isinstance(bound, Known)]

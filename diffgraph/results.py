@@ -14,12 +14,13 @@ from .document import write
 from .errors import DiffgraphError, StoreError
 from .inputs import FileInput
 from .keys import digest
-from .ports import UNSET, Value
+from .ports import UNSET
 from .registry import Writer, import_name, registry
 from .run import Results
 from .session import Prepared
 from .sizes import parse_size
 from .store import GIB, MISSING, Layers, Memory, Store, cache_folder
+from .unify import Value
 from .writing import document_plain
 
 if TYPE_CHECKING:

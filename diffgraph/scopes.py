@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .components import below
+from .dims import Dim
 from .errors import CheckError, DiffgraphError, Place, nearest
 from .graph import UNREAD, Arg, GraphDocument, Lit, Node, Ref
-from .ports import ANY, INT, UNSET, Dim, Port, Type, Unifier, Use, Value, literal_value
+from .ports import ANY, INT, UNSET, Port, Type
 from .registry import NodeType, Registry
 from .requirements import unmet
 from .sources import Loader, Source
+from .unify import Unifier, Use, Value, literal_value
 
 Configs = Callable[[NodeType, str, Source], tuple[dict[str, Any], Mapping[str, str]]]
 

@@ -21,11 +21,11 @@ from .graph import NAME, GraphDocument, Ref
 from .inputs import FileInput, apply_sets, resolve_inputs
 from .lowering import Bound, Settings
 from .plan import Planner
-from .ports import Value
 from .program import CALL, METHOD, Program, select
 from .registry import Registry, registry
 from .run import DamagedEntry, Event, Listener, Results, Runner
 from .sources import Loader, Source
+from .unify import Value
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 

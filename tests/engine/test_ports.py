@@ -11,10 +11,22 @@ from hypothesis import strategies as st
 
 from diffgraph.authoring import Bound, Fact, File, Kind, node
 from diffgraph.describe import describe_signature, read_annotation
+from diffgraph.dims import Dim, parse_dim
 from diffgraph.ports import (
-    ANY, BOOL, FLOAT, INT, TEXT, UNSET, Dim, Mismatch, Port, Type, Unifier, Use, Value, compatible, literal_problem,
-    literal_value, parse_dim, port_from_json, port_to_json,
-)  # fmt: skip
+    ANY,
+    BOOL,
+    FLOAT,
+    INT,
+    TEXT,
+    UNSET,
+    Port,
+    Type,
+    compatible,
+    literal_problem,
+    port_from_json,
+    port_to_json,
+)
+from diffgraph.unify import Mismatch, Unifier, Use, Value, literal_value
 
 Thing = Annotated[Any, Kind("Thing")]
 Special = Annotated[Any, Kind("Special", of="Thing")]
