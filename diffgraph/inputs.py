@@ -59,9 +59,10 @@ def read_file(path: str | Path, what: str) -> File:
         hint = f"did you mean {place.parent / near}?" if near else None
         raise InputError(f"{what}: there is no file {path}", hint=hint) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        if place.is_dir():
+        if isinstance(error, IsADirectoryError):
             raise InputError(f"{what}: {path} is a folder, not a file") from None
-        raise InputError(f"{what}: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        shown = path if len(str(path)) <= 200 else f"{str(path)[:200]}..."
+        raise InputError(f"{what}: {shown} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > MAX_FILE:
         raise InputError(f"{what}: {path} is larger than 2 GiB")
     return File(place.name, data, hashlib.sha256(data).hexdigest())

@@ -46,6 +46,8 @@ def read_image(data: bytes) -> Annotated[Image, "1 3 H W", Fact(space="pixel")]:
             warnings.simplefilter("ignore")  # about oddities that do not change the pixels
             with pillow.open(BytesIO(_without_texts(data)), formats=FORMATS) as file:
                 _check_size(file)
+                if file.format == "PNG":
+                    _check_rows(data)
                 file.load()
                 values = _rgb(ImageOps.exif_transpose(file))  # H W 3, or H W 1
         image = torch.empty(1, 3, *values.shape[:2])
@@ -72,6 +74,27 @@ def _check_size(file: Picture) -> None:
         )
     if file.format in ("GIF", "PNG", "WEBP") and getattr(file, "is_animated", False):
         raise InputError("the picture is animated", hint="save the frame that you want as a picture of its own")
+
+
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type of a PNG
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+def _check_rows(data: bytes) -> None:
+    """Refuses a PNG whose pixels end before its last row, which Pillow would leave black."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    grids = _ADAM7 if interlaced else ((0, 0, 1, 1),)  # first column, first row, and the strides
+    missing = 0
+    for x, y, across, down in grids:
+        columns, rows = -(-(width - x) // across), -(-(height - y) // down)
+        missing += rows * (1 + (columns * depth * _CHANNELS.get(colour, 1) + 7) // 8) if columns > 0 < rows else 0
+    unpacker = zlib.decompressobj()
+    for kind, body, _ in _chunks(data):
+        while kind == b"IDAT" and body and missing > 0:
+            missing -= len(unpacker.decompress(body, 1 << 20))
+            body = unpacker.unconsumed_tail
+    if missing > 0:
+        raise InputError("the picture is damaged: it ends before its last row", hint="it is cut short, or was changed")
 
 
 def _rgb(picture: Picture) -> Any:

@@ -307,3 +307,28 @@ def test_what_cannot_be_written(value: Any, metadata: dict[str, str], port: str)
     with pytest.raises(PortError) as caught:
         write_image(value, metadata)
     assert caught.value.port == port
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (5, 9), (16, 16), (33, 7)])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "LA", "RGBA", "I;16"])
+def test_every_whole_png_is_read_and_none_that_is_a_row_short(mode: str, size: tuple[int, int]) -> None:
+    """The number of bytes that a PNG must hold is worked out from its header."""
+    data = encoded(pillow.new(mode, size), "PNG")
+    assert read_image(data).shape == (1, 3, size[1], size[0])
+    header = struct.pack(">II", size[0], size[1] + 1) + data[24:29]
+    with pytest.raises(InputError, match="ends before its last row"):
+        read_image(data[:8] + chunk(b"IHDR", header) + data[33:])
+
+
+def test_interlaced() -> None:
+    """The seven passes of Adam7 for 5 x 3 pixels of one byte: the whole is read, a byte less is refused."""
+    rows = [(1, 1), (1, 1), (2, 0), (1, 1), (3, 1), (2, 2), (5, 1)]  # columns and rows of each pass
+    body = b"".join((b"\0" + b"\x80" * columns) * count for columns, count in rows)
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 3, 8, 0, 0, 0, 1))
+
+    def interlaced(pixels: bytes) -> bytes:
+        return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+
+    assert read_image(interlaced(body)).unique().tolist() == [pytest.approx(128 / 127.5 - 1, abs=1e-6)]
+    with pytest.raises(InputError, match="ends before its last row"):
+        read_image(interlaced(body[:-1]))
