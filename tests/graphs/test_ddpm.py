@@ -1,0 +1,119 @@
+"""The graph ddpm beside the library's pipelines, with the same weights and the same draws."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffgraph.run import Event
+from diffgraph.session import Options
+
+from ..engine.lab import Lab
+from ..fill import randomise
+from .conftest import GRAPHS
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import diffusers
+
+DDPM = GRAPHS / "ddpm.yaml"
+CPU = Options(device="cpu")
+Library: Any = diffusers
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A folder as google/ddpm-* have it, all files at its root, and the pipeline that wrote it."""
+    unet = Library.UNet2DModel(
+        sample_size=8, block_out_channels=(32, 32), layers_per_block=1, downsample_padding=0, flip_sin_to_cos=False,
+        freq_shift=1, norm_eps=1e-6, attention_head_dim=None, norm_num_groups=32,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    ).eval()  # fmt: skip
+    randomise(unet, seed=1)
+    pipeline = Library.DDPMPipeline(unet, Library.DDPMScheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    folder = tmp_path_factory.mktemp("published")
+    pipeline.save_pretrained(folder)
+    for part in ("unet", "scheduler"):
+        for file in (folder / part).iterdir():
+            shutil.move(file, folder / file.name)
+        (folder / part).rmdir()
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "config.json", "diffusion_pytorch_model.safetensors", "model_index.json", "scheduler_config.json",
+    ]  # fmt: skip
+    return folder, pipeline
+
+
+def theirs(pipeline: Any, seeds: list[int], **given: Any) -> torch.Tensor:
+    """The library's images, in [-1, 1]."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    images = pipeline(batch_size=len(seeds), generator=generators, output_type="np", **given).images
+    return torch.from_numpy(images).permute(0, 3, 1, 2) * 2 - 1
+
+
+@pytest.mark.parametrize("steps", [1000, 40])
+def test_ddpm_is_the_librarys(published: tuple[Path, Any], tmp_path: Path, steps: int) -> None:
+    """All steps of a published model, or some of them. 1e-4 after a thousand steps: fp32 sums in another order."""
+    folder, pipeline = published
+    seeds = [5] if steps == 1000 else [5, 6, 7]
+    images = Lab(tmp_path).run(DDPM, CPU, weights=folder, seed=5, num_images=len(seeds), steps=steps)["image"]
+    expected = theirs(pipeline, seeds, num_inference_steps=steps)
+    torch.testing.assert_close(images.clamp(-1, 1), expected, rtol=0, atol=1e-4)
+    assert expected.std() > 0.1
+
+
+def test_ddim_by_set_is_the_librarys(published: tuple[Path, Any], tmp_path: Path) -> None:
+    """To 5e-4, a sixteenth of a level of 8 bits: x_0 at t = 960 is 100 times the error of epsilon, and without fresh
+    noise a rounding error stays for all steps.
+    """
+    folder, pipeline = published
+    sets = {"scheduler.node": "DDIMScheduler"}
+    images = Lab(tmp_path).run(DDPM, CPU, weights=folder, seed=5, num_images=2, steps=25, sets=sets)["image"]
+    ddim = Library.DDIMPipeline(pipeline.unet, Library.DDIMScheduler.from_config(pipeline.scheduler.config))
+    ddim.set_progress_bar_config(disable=True)
+    expected = theirs(ddim, [5, 6], num_inference_steps=25)
+    torch.testing.assert_close(images.clamp(-1, 1), expected, rtol=0, atol=5e-4)
+
+
+def test_the_last_step_draws_no_noise(published: tuple[Path, Any], tmp_path: Path) -> None:
+    """As in algorithm 2 of the paper (z = 0 if t = 1): N steps draw the start and N - 1 times more."""
+    heard: list[Event] = []
+    Lab(tmp_path).prepare(DDPM, CPU, weights=published[0], seed=5, steps=4).run([heard.append])
+    stepped = [e.value for e in heard if e.kind == "finished" and e.path == "sampled.denoise.stepped"]
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(4):
+        torch.randn((1, 3, 8, 8), generator=generator)
+    assert torch.equal(stepped[-1].rng.states[0], generator.get_state())
+    assert torch.equal(stepped[-2].rng.states, stepped[-1].rng.states)
+
+
+def test_a_published_config_of_2022(published: tuple[Path, Any], tmp_path: Path) -> None:
+    """With nothing but the keys that the config files of google/ddpm-* have."""
+    folder = tmp_path / "old"
+    shutil.copytree(published[0], folder)
+    config = {
+        "_class_name": "DDPMScheduler",
+        "_diffusers_version": "0.1.1",
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+    }
+    config |= {"beta_start": 0.0001, "clip_sample": True, "num_train_timesteps": 1000, "trained_betas": None}
+    (folder / "scheduler_config.json").write_text(json.dumps(config | {"variance_type": "fixed_small"}))
+    given = {"seed": 5, "steps": 10}
+    images = [Lab(tmp_path / "a").run(DDPM, CPU, weights=place, **given)["image"] for place in (folder, published[0])]
+    assert torch.equal(*images)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("fp16", 0.02), ("bf16", 0.1)])
+def test_half_precision(published: tuple[Path, Any], tmp_path: Path, dtype: str, tolerance: float) -> None:
+    given = {"weights": published[0], "seed": 5, "steps": 10}
+    full = Lab(tmp_path).run(DDPM, CPU, **given)["image"]
+    half = Lab(tmp_path).run(DDPM, Options(device="cpu", dtype=dtype), **given)["image"]
+    assert bool(half.isfinite().all())
+    assert 0 < (half.float() - full).abs().mean() < tolerance
