@@ -249,13 +249,7 @@ class Lowering:
             if port.bound is not None:
                 _refuse(bound, name, port)
             bounds.append(bound)
-        key = digest(
-            "call",
-            *identity,
-            method.name,
-            signature.where,
-            *[self.key(b) if isinstance(b, Outputs) else b.key for b in bounds],
-        )
+        key = digest("call", *identity, method.name, signature.where, *[self.key(bound) for bound in bounds])
         if method.static and all(isinstance(bound, Known) for bound in bounds):
             if key not in self._static:
                 values = [bound.value for bound in bounds if isinstance(bound, Known)]
