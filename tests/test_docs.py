@@ -6,8 +6,8 @@
                           fails only where it is shown what it says then
     text                  is not run
 
-`pip install FOLDER` is stood in for: the package goes to a folder that Python looks into. What installs this project,
-and the tests themselves, are left out: they run already.
+`pip install FOLDER` is stood in for: the package goes to a folder that Python looks into. What installs and checks
+this project is left out: it runs already.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^( *)```([a-z]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"# (\S+\.(?:yaml|py|toml))\n")
+OWN_CHECKS = ("pytest", "ruff", "mypy", ".ci/run")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -163,7 +164,7 @@ def run_command(command: str, place: Path) -> tuple[int, str]:
         if Path(words[-1]).is_dir() and words[-1] != ".":
             install(place / words[-1], place.parent / "site")
         return 0, ""
-    if words[0] in ("pytest", ".ci/run"):
+    if words[0] in OWN_CHECKS:
         return 0, ""
     done = subprocess.run(
         ["bash", "-c", command], cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
