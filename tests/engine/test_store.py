@@ -221,7 +221,7 @@ def test_others_read_the_file(tmp_path: Path) -> None:
         (torch.zeros(2, device="meta"), "on meta cannot be stored"),
         (torch.zeros(2).to_sparse(), "a torch.sparse_coo tensor"),
         (torch.zeros(2, dtype=torch.complex128), "of torch.complex128"),
-        (Other(1), "the record type test_store:Other is not registered"),
+        (Other(1), "test_store:Other is not registered"),
     ],
 )
 def test_what_cannot_be_stored(value: Any, message: str, tmp_path: Path) -> None:

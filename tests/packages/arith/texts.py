@@ -81,7 +81,7 @@ class Lexicon(Component, version=1):
     """Numbers for words, read from the lines of `words.txt`."""
 
     Config = LexiconConfig
-    config_file = "lexicon.json"
+    config_file = "lexicon.json?"
     files = ("words.txt",)
     facts: ClassVar[Mapping[str, str]] = {"language": "$language"}
 
