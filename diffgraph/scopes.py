@@ -99,10 +99,9 @@ class References:
         if value is None:
             near = nearest(ref.name, list(scope.names))
             body = next((node.name for node in self._bodies() if ref.name in node.inner), None)
-            if body is not None:
-                hint = f"it is inside {body}: give it out there, and write ${body}.NAME"
-            else:
-                inside = ", ".join(sorted(scope.names)[:12])
+            inside = ", ".join(sorted(scope.names)[:12])
+            hint: str | None = f"it is inside {body}: give it out there, and write ${body}.NAME"
+            if body is None:
                 hint = f"did you mean ${near}?" if near else f"names in sight: {inside}" if inside else None
             return self.fault(ref.place, f"{what}: there is no ${ref.name} here", hint)
         base = value
