@@ -120,6 +120,9 @@ def renamed(specs: Mapping[str, TensorSpec], keys: Sequence[tuple[str, str]], wh
     return out
 
 
+_DRAWS = frozenset({"normal_", "uniform_"})  # on the meta device these import torch's compiler, for seconds
+
+
 def built_without_memory(build: Callable[[], Any]) -> Any:
     """What `build` makes, with all tensors on the meta device and no time spent on their initial values."""
     import torch
@@ -129,6 +132,8 @@ def built_without_memory(build: Callable[[], Any]) -> Any:
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if getattr(func, "__module__", None) == "torch.nn.init":
                 return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+            if getattr(func, "__name__", "") in _DRAWS:
+                return args[0]
             return func(*args, **(kwargs or {}))
 
     with torch.device("meta"), Blank():
