@@ -15,7 +15,7 @@ from diffgraph import Graph
 
 PROMPTS = (
     "red apple", "strawberry", "lemon", "watermelon", "pineapple", "mushroom",
-    "green dog", "pink rocket", "red frog", "blue whale", "purple butterfly", "yellow fish",
+    "green dog", "pink rocket", "red frog", "purple cat", "yellow pig", "purple star",  # never seen in training
     "cat", "penguin", "owl", "bee", "octopus", "turtle",
     "sun", "rainbow", "cactus", "burger", "light bulb", "sailboat",
 )  # fmt: skip
