@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .errors import CheckError
-from .graph import BODY_KEYS, FORMAT, Arg, GraphDocument, Input, ListOf, Lit, Node, Ref, ordered
+from .graph import BODY_KEYS, FORMAT, Arg, GraphDocument, Input, ListOf, Node, Ref, ordered
 
 
 def arg_plain(arg: Arg) -> Any:
@@ -36,7 +36,7 @@ def node_plain(node: Node) -> dict[str, Any]:
             f"{node.name} was added as a live object, which a document cannot hold",
             hint="save it with save_pretrained and give `weights=`, or add its type by name",
         )
-    out: dict[str, Any] = {node.form: arg_plain(node.target) if not isinstance(node.target, Lit) else node.target.value}
+    out: dict[str, Any] = {node.form: arg_plain(node.target)}
     if node.form not in BODY_KEYS:
         return out | _args_plain(node.args)
     assert node.body is not None
