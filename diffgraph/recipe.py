@@ -105,7 +105,7 @@ def read_recipe(train: Train, values: Mapping[str, Any], steps: int | None = Non
     Raises CheckFailed with all that is wrong in it.
     """
     reader = _Reader(train)
-    settings = {key: _resolved(value, values, reader) for key, value in train.settings.items()}
+    settings = {key: _resolved(key, value, values, reader) for key, value in train.settings.items()}
     if reader.problems:
         raise CheckFailed(reader.problems)
     wanted = steps if steps is not None else settings.get("steps")
@@ -122,12 +122,12 @@ def read_recipe(train: Train, values: Mapping[str, Any], steps: int | None = Non
     return Recipe(**{**out, "betas": tuple(out["betas"])} if "betas" in out else out)
 
 
-def _resolved(value: Any, values: Mapping[str, Any], reader: _Reader) -> Any:
+def _resolved(path: str, value: Any, values: Mapping[str, Any], reader: _Reader) -> Any:
     if isinstance(value, dict):
-        return {key: _resolved(inner, values, reader) for key, inner in value.items()}
+        return {key: _resolved(f"{path}.{key}", inner, values, reader) for key, inner in value.items()}
     if isinstance(value, str) and value.startswith("$"):
         if value[1:] not in values:
-            reader.fault(f"train: there is no input {value}")
+            reader.fault(f"train.{path}: there is no input {value}")
         return values.get(value[1:])
     return value
 

@@ -72,7 +72,8 @@ class Trainer:
         try:
             self.recipe = read_recipe(train, values, steps)
         except CheckFailed as failed:
-            problems = [*problems, *failed.problems]
+            known = {problem.message for problem in problems}
+            problems += [problem for problem in failed.problems if problem.message not in known]
         if problems:
             raise CheckFailed(problems)
         self.train, self.values = train, values

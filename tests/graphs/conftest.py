@@ -64,10 +64,9 @@ def glide_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ddpm_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny U-Net of DDPM with its scheduler's config."""
     folder = tmp_path_factory.mktemp("ddpm")
-    down, up = ("DownBlock2D", "AttnDownBlock2D"), ("AttnUpBlock2D", "UpBlock2D")
     config = UNet2DConfig(
-        sample_size=8, block_out_channels=(32, 32), layers_per_block=1, norm_num_groups=8, down_block_types=down,
-        up_block_types=up,
+        sample_size=8, block_out_channels=(32, 32), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
     network = UNet2D(config)
     fill(network)

@@ -228,7 +228,7 @@ def test_the_shipped_weights_tell_colours_apart(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
 
     def colour(prompt: str) -> torch.Tensor:
-        image = lab.run(GLIDE, CPU, prompt=prompt, num_images=2, steps="8", upsampler_steps="3")["image"]
+        image: torch.Tensor = lab.run(GLIDE, CPU, prompt=prompt, num_images=2, steps="8", upsampler_steps="3")["image"]
         assert image.shape == (2, 3, 64, 64)
         assert bool(image.isfinite().all())
         return image.clamp(-1, 1).mean(dim=(0, 2, 3))
