@@ -22,7 +22,6 @@ import subprocess
 import sys
 import textwrap
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ def blocks(document: Path) -> list[Block]:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the project's own beside it, `photos`, `diffgraph` as a command, and a place for packages."""
     work, tools, site = (tmp_path / name for name in ("work", "bin", "site"))
     for folder in (work, tools, site):
