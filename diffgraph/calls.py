@@ -98,11 +98,7 @@ class Calls(References):
     def _call(self, node: Node, scope: Scope) -> Value:
         target = node.target
         assert isinstance(target, Ref)
-        method_name = "__call__"
-        value = scope.names.get(target.name)
-        path = target.path
-        if value is not None and value.component is not None and path:
-            path, method_name = path[:-1], path[-1]
+        path, method_name = _split(target.path, scope.names.get(target.name))
         found = self.reference(replace(target, path=path), scope, node.name)
         info = found.component
         if info is None:
@@ -186,7 +182,7 @@ class Calls(References):
                     else None
                 )
                 if lacks:
-                    raise Mismatch(f"expected a {port.type}, but {lacks}")
+                    raise Mismatch(f"expected {port.type}; {lacks}")
                 if value.component.type.role == "protocol" and value.component.type.name != port.type.name:
                     raise Mismatch(f"expected {port.type}, got {value.type}")
                 return True
@@ -279,6 +275,17 @@ class Calls(References):
         except (IndexError, TypeError):  # more dimensions are asked of an input than are known of it
             return None
         return tuple(Dim.of(d) if isinstance(d, int) else d for d in dims)
+
+
+def _split(path: tuple[str, ...], value: Value | None) -> tuple[tuple[str, ...], str]:
+    """The path to a component, and the method after it; `__call__` where none is named."""
+    for number, part in enumerate(path):
+        if value is not None and value.type.form == "outputs" and part not in value.fields and len(value.fields) == 1:
+            (value,) = value.fields.values()
+        if value is not None and value.component is not None and number == len(path) - 1:
+            return path[:number], part
+        value = value.fields.get(part) if value is not None else None
+    return path, "__call__"
 
 
 def is_plain(value: Any) -> bool:

@@ -73,12 +73,10 @@ class Checker(Bodies):
         return outputs
 
     def _result(self, name: str, arg: Arg, scope: Scope) -> Value:
-        """An output of a document: one value, and no component."""
+        """An output of a document: one value; a component only where another graph includes this one, and can call it."""
         value = self.value(arg, scope, f"output {name}")
-        if value.component is not None:
+        if value.component is not None and not self._including:
             return self.fault(arg.place, f"output {name}: {arg} is a component, which is no result", "call it")
-        if value.type.form == "record" and not value.type.fields and value.fields:
-            return self.fault(arg.place, f"output {name}: {arg} has several outputs", f"name one: {', '.join(value.fields)}")
         return value
 
     def _input(self, item: Input, given: Any) -> Value:

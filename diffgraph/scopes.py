@@ -124,8 +124,8 @@ class References:
                 hint = "write " + " or ".join(f"{ref}.{name}" for name in value.fields)
                 return self.fault(ref.place, f"{what}: {ref} has several outputs; name the one that is meant", hint)
             (value,) = value.fields.values()
-        if not value.type.once or len(base.fields) < 2:  # what only hands its random stream on is of no use
-            scope.used.add(ref.name)
+        if not value.type.once or all(part.type.once for part in base.fields.values()):
+            scope.used.add(ref.name)  # what only hands on what may be used once is of no use
         if ref.sub:
             if value.type.name not in ("weights", "text") and value.type.form != "any":
                 return self.fault(ref.place, f"{what}: only an address has sub-folders; {ref.name} is {value.type}")
