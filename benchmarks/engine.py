@@ -278,7 +278,9 @@ def processes() -> None:
     """Seconds from the start of a process, beside `import torch`."""
     with tempfile.TemporaryDirectory() as folder:
         picture = str(Path(folder) / "picture.png")
-        again = process("-m", "diffgraph", "run", "glide", "--prompt", "red apple", "--steps", "2", "--quiet", "-o", picture)
+        again = process(
+            "-m", "diffgraph", "run", "glide", "--prompt", "red apple", "--steps", "2", "--quiet", "-o", picture
+        )
         works = [process("-c", "import torch"), process("-c", FIRST_STEP), process("-m", "diffgraph", "--help"), again]
         torch, step, usage, cached = alternating(works, clock=time.perf_counter)
     heading("s", "peer, s")
