@@ -158,7 +158,7 @@ def document_schema(registry: Registry) -> dict[str, Any]:
     for node in types:
         definitions[f"node {node.name}"] = node_schema(node)
     definitions["Node"] = any_node(types)
-    whole = {"$schema": DIALECT, "title": "diffgraph document", **schema, "$defs": dict(sorted(definitions.items()))}
+    whole = {"$schema": DIALECT, **schema, "title": "diffgraph document", "$defs": dict(sorted(definitions.items()))}
     tidy: dict[str, Any] = _tidy(whole)
     return tidy
 

@@ -10,7 +10,9 @@ from typing import Any, NoReturn
 
 import click
 
-from .report import State, report
+from .. import __version__
+from ..errors import nearest
+from .report import State, UsageProblem, report
 
 COMMANDS = {
     "run": "Run a graph; its inputs are the options",
@@ -29,6 +31,15 @@ class Main(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = nearest(args[0], list(COMMANDS))
+            hint = f"did you mean {near}?" if near else "there are: " + ", ".join(COMMANDS)
+            raise UsageProblem(f"diffgraph: there is no command {args[0]!r}", hint=hint)
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
@@ -66,7 +77,7 @@ class Main(click.Group):
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="diffgraph")
+@click.version_option(__version__)
 def main() -> None:
     """Diffusion systems as graphs of typed nodes.
 

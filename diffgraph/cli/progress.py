@@ -27,7 +27,8 @@ class Listener:
 
     def __call__(self, event: Event) -> None:
         if event.kind in ("started", "step"):
-            self.state.ran = self.state.ran or event.path.partition("[")[0] not in self.inputs  # reading an input file is no node
+            name = event.path.partition("[")[0]  # reading an input file, one of a list too, is no node
+            self.state.ran = self.state.ran or name not in self.inputs
         elif event.kind == "note":
             self.state.notes.append(event.text)
             if not self.quiet and not self.state.json:
@@ -102,7 +103,7 @@ class Screen(Listener):
         loop = self.loops.get(event.path)
         if loop is None or loop.ended is not None or event.number <= loop.number:
             loop = self.loops[event.path] = Loop(event.path, event.total, now, counts_done=self.counts_done)
-        loop.step(event.number, now, event.text)
+        loop.step(event.number, now, f"loss {event.text}" if self.counts_done else event.text)
         self.current, self.since = event.path, now
         self._leave(event.path)
 
@@ -112,11 +113,11 @@ class Screen(Listener):
             if loop.ended is None and not (path == loop.path or path.startswith(loop.path + ".")):
                 loop.ended = time.monotonic()
 
-    def finish(self) -> None:
-        """The run is over."""
-        for loop in self.loops.values():
-            loop.ended = loop.ended if loop.ended is not None else time.monotonic()
+    def finish(self, *, whole: bool) -> None:
+        """The run is over; where it is not whole, its loops stay as far as they came."""
         self.current = ""
+        for loop in self.loops.values() if whole else ():
+            loop.ended = loop.ended if loop.ended is not None else time.monotonic()
 
     def render(self) -> RenderableType:
         """The lines of this moment."""
@@ -192,5 +193,7 @@ def shown(state: State, inputs: Mapping[str, Any], *, quiet: bool, counts_done: 
     with Live(get_renderable=screen.render, console=console, refresh_per_second=10, redirect_stdout=False):
         try:
             yield screen
-        finally:
-            screen.finish()
+        except BaseException:
+            screen.finish(whole=False)
+            raise
+        screen.finish(whole=True)

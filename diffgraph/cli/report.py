@@ -95,8 +95,8 @@ def _usage(error: click.ClickException, command: str) -> UsageProblem:
         hint = f"did you mean {near[0]}?" if near else f"`{command} --help` lists the options"
         return UsageProblem(f"{command}: there is no option {error.option_name}", hint=hint)
     if isinstance(error, click.MissingParameter) and error.param is not None:
-        what = "argument" if error.param.param_type_name == "argument" else "option"
-        name = error.param.human_readable_name
+        what = error.param.param_type_name
+        name = error.param.human_readable_name if what == "argument" else error.param.opts[-1]
         return UsageProblem(
             f"{command}: the {what} {name} is missing", hint=f"`{command} --help` shows how to write it"
         )

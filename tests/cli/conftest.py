@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,12 +41,14 @@ Command = Callable[..., Said]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory; results are stored beside it."""
-    place = tmp_path / "work"
-    place.mkdir()
+    """An empty working directory; results are stored beside it, the index of nodes is the one of all tests."""
+    place, cache, index = tmp_path / "work", tmp_path / "cache", Path(os.environ["DIFFGRAPH_CACHE_DIR"]) / "index"
+    for made in (place, cache, index):
+        made.mkdir(exist_ok=True)
+    (cache / "index").symlink_to(index)
     monkeypatch.chdir(place)
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("DIFFGRAPH_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("DIFFGRAPH_CACHE_DIR", str(cache))
     default_results.cache_clear()
     return place
 
