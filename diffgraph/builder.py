@@ -25,7 +25,8 @@ from .document import parse, write
 from .errors import CheckError, CheckFailed, DiffgraphError, DocumentError, InputError, UnknownPort, nearest
 from .graph import NAME, Arg, Body, GraphDocument, Input, ListOf, Lit, Node, Ref, parts
 from .inputs import apply_sets, choose_variant
-from .registry import Method, NodeType, Registry, node_from_json, registry
+from .live import type_of
+from .registry import Method, NodeType, Registry, registry
 from .session import Options, Prepared, Session
 from .sources import Loader, Source, open_source
 from .writing import document_plain, graph_hash
@@ -267,6 +268,8 @@ class Graph:
     def add(self, what: Any, name: str | None = None, **inputs: Any) -> Wire:
         """Adds a node: a type's name, a component's class, a function made with `@node`, or a live component."""
         kind, live = self._kind_of(what)
+        if isinstance(live, Component) and inputs:
+            raise CheckError(f"a live {kind.name} takes no parameters", hint="it has its config; add its class instead")
         title = name or self._fresh(_snake(kind.name.rpartition(".")[2]))
         node = Node(title, "node", Lit(kind.name), live=live)
         allowed = (
@@ -452,11 +455,9 @@ class Graph:
         return kind, kind if kind.live is not None else None
 
     def _type_of(self, thing: Any) -> NodeType:
-        """The type of a component's class or of a function: a registered one, or else one made of the live thing."""
+        """The type of a component's class or of a function, worked out once for each."""
         if thing not in self._types:
-            place = (thing.__module__, thing.__qualname__)
-            registered = next((n for n in self.registry.nodes.values() if (n.module, n.qualname) == place), None)
-            self._types[thing] = registered or _live_type(thing)
+            self._types[thing] = type_of(thing, self.registry)
         return self._types[thing]
 
     def _take(self, name: str) -> None:
@@ -554,23 +555,6 @@ def _record(kind: Any) -> dict[str, Any] | None:
     if kind.form == "record":
         return {name: _record(port.type) for name, port in kind.fields}
     return {} if kind.form in ("scalar", "choice", "kind", "list") else None
-
-
-def _live_type(thing: Any) -> NodeType:
-    from . import describe
-
-    data = describe.describe_component(thing) if isinstance(thing, type) else describe.describe_function(thing)
-    return replace(node_from_json(data, _source_of(thing)), live=thing)
-
-
-def _source_of(thing: Any) -> str:
-    import inspect
-
-    try:
-        text = inspect.getsource(thing)
-    except (OSError, TypeError):
-        text = repr(getattr(getattr(thing, "__code__", None), "co_code", thing))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _level(document: GraphDocument) -> Level:

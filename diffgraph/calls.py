@@ -143,10 +143,8 @@ class Calls(References):
                     )
                 elif is_plain(port.default):
                     literals[name] = port.default
-        if isinstance(info, ComponentInfo):
-            use = self._use(info, literals)
-        else:
-            use = Use(self.unifier, literals, identity)
+        alone = not isinstance(info, ComponentInfo)
+        use = Use(self.unifier, literals, identity) if alone else self._use(info, literals)
         bindings: dict[str, Value] = {}
         fine = True
         for name, value in values.items():

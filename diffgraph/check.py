@@ -12,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .authoring import Component
 from .bodies import Bodies
 from .calls import is_plain
 from .components import anchored
 from .dims import Dim, Rest
 from .errors import CheckError, DiffgraphError, Place, nearest
 from .graph import NAME, UNREADABLE, Arg, GraphDocument, Input, Lit, Node
+from .live import type_of
 from .ports import ANY, UNSET, Port, Type, Unset, compatible, literal_problem
 from .registry import Registry
 from .scopes import ComponentInfo, Configs, Scope
@@ -89,14 +91,15 @@ class Checker(Bodies):
                 f"did you mean {near}?" if near else f"use one of {', '.join(_scalars)}, or a kind that a node declares"
             )
             return self.fault(item.place, f"input {item.name}: there is no type {item.type!r}", hint)
-        if item.type == "choice":
-            if not item.choices:
-                return self.fault(item.place, f"input {item.name}: a choice needs `choices: [...]`")
+        if item.type == "choice" and not item.choices:
+            return self.fault(item.place, f"input {item.name}: a choice needs `choices: [...]`")
         if (item.min is not None or item.max is not None) and not _is_number(port):
             return self.fault(item.place, f"input {item.name}: min and max are of numbers, not of {port.type}")
         actual = given if not isinstance(given, Unset) else (item.default if not item.required else UNSET)
         if not item.required and (problem := input_problem(item, port, item.default)):
             return self.fault(item.place, f"input {item.name}: the default: {problem}")
+        if isinstance(given, Component):
+            return self._given_component(item, port, given)
         value = self._fresh(self.unifier.instance(port, Use(self.unifier, identity=item.name)), ())
         value.maybe = not item.required and item.default is None
         if port.type.form in ("protocol", "component"):
@@ -114,6 +117,18 @@ class Checker(Bodies):
         if actual is None:
             value.known, value.literal = UNSET, UNSET
         return value
+
+    def _given_component(self, item: Input, port: Port, given: Component) -> Value:
+        """A live component that Python gives for an input: checked by its own config."""
+        kind = type_of(type(given), self.registry)
+        protocol = self.registry.protocol(port.type.name)
+        lacks = self.registry.fits_protocol(kind, protocol) if protocol is not None else None
+        if lacks is not None or (protocol is None and port.type.name != kind.name):
+            return self.fault(item.place, f"input {item.name}: expected {port.type}; {lacks or f'got {kind.name}'}")
+        info = ComponentInfo(kind, item.name, kind.config_of(given))
+        use = self._use(info, {})
+        info.facts = {name: word for name, text in kind.facts.items() if (word := use.fact(text)) is not None}
+        return Value(Type("component", kind.name), component=info, facts=dict(info.facts))
 
     def _components(self) -> list[str]:
         return [name for name, node in self.registry.nodes.items() if node.role != "function"]

@@ -217,7 +217,10 @@ def make_handle(
     files: tuple[str, ...] = ()
     digest, size, metadata = f"seed {seed}" if kind.trainable else "", 0, {}
     if live is not None:
-        config, digest = kind.config_of(live) | given, live_digest(live)
+        config, digest = kind.config_of(live), live_digest(live)
+        first = next(iter(live.parameters()), None) if kind.trainable else None
+        if first is not None:
+            device, dtype = str(first.device), str(first.dtype).removeprefix("torch.")
     elif text is not None:
         opened = opener(kind, text, source)
         folder, metadata, config = opened.folder, opened.metadata, {**opened.config, **_accept(kind, given)}

@@ -46,7 +46,7 @@ class CheckError(DiffgraphError):
     code = "check"
 
 
-class UnknownPort(CheckError, AttributeError):  # noqa: N818
+class UnknownPort(CheckError, AttributeError):
     """A wire was asked for a port that it does not have."""
 
 

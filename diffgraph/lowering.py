@@ -8,7 +8,7 @@ from typing import Any
 
 from .components import Handle, Opener, below, make_handle
 from .dims import parse_dim
-from .errors import CheckError, DiffgraphError
+from .errors import CheckError, DiffgraphError, Place
 from .graph import Arg, Lit, Node, Ref
 from .keys import digest, literal_key
 from .ports import FLOAT, Port, Unset
@@ -212,10 +212,16 @@ class Lowering:
                     f"{name} of a component must be known before the run", hint="give a literal or a graph input"
                 )
             explicit[name] = bound.value
+        live = None if isinstance(node.live, NodeType) else node.live
+        return self.handle(kind, explicit, source, path, node.place, live)
+
+    def handle(
+        self, kind: NodeType, explicit: Mapping[str, Any], source: Source, path: str, place: Place, live: Any
+    ) -> Handle:
+        """The handle of a component with these parameters, or of a live one; equal ones are one."""
         handle = make_handle(
-            kind, explicit, opener=self.opener, source=source, path=path, place=node.place,
-            device=self.settings.device, dtype=self.settings.dtype, torch_version=self.settings.torch_version,
-            live=None if isinstance(node.live, NodeType) else node.live,
+            kind, explicit, opener=self.opener, source=source, path=path, place=place, device=self.settings.device,
+            dtype=self.settings.dtype, torch_version=self.settings.torch_version, live=live,
         )  # fmt: skip
         return self.handles.setdefault(handle.key, handle)
 

@@ -12,10 +12,12 @@ from collections import ChainMap
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
+from .authoring import Component
 from .components import anchored
 from .errors import CheckFailed, DiffgraphError, Place
 from .graph import Body, GraphDocument, Node, ordered
 from .keys import digest, literal_key
+from .live import type_of
 from .lowering import NOTHING, Bound, Known, Lowering, Outputs, Slot, converted, is_plain
 from .program import BRANCH, CALL, END, GRAD, GRADIENT, JUMP, LOOP, MOVE, NEXT, READ, Instruction, Unit
 from .sources import Source
@@ -27,11 +29,16 @@ class Planner(Lowering):
     # --- documents
 
     def inputs(self, values: Mapping[str, Any]) -> dict[str, Bound]:
-        """The names that a graph's inputs give; a value may be bound already, as a file is."""
-        return {
-            name: value if isinstance(value, Slot) else NOTHING if value is None else Known(value, literal_key(value))
-            for name, value in values.items()
-        }
+        """The names that a graph's inputs give; a value may be bound already, as a file is, or a live component."""
+        return {name: self._input(name, value) for name, value in values.items()}
+
+    def _input(self, name: str, value: Any) -> Bound:
+        if isinstance(value, Slot):
+            return value
+        if isinstance(value, Component):
+            kind = type_of(type(value), self.registry)
+            return self.handle(kind, {}, Source("<python>", "<python>"), name, Place("<python>"), value)
+        return NOTHING if value is None else Known(value, literal_key(value))
 
     def file_input(self, given: Any) -> Slot:
         """The value that a reader makes of a file, keyed by the file's content."""

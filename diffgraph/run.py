@@ -153,7 +153,7 @@ class Runner:
                 instruction = code[at]
                 op = instruction.op
                 following = at + 1
-                if op == CALL or op == METHOD:
+                if op <= METHOD:  # CALL or METHOD, the two lowest
                     self._current = instruction.path
                     if listening:
                         self.emit(Event("started", instruction.path))
@@ -179,7 +179,7 @@ class Runner:
                     else:
                         value = function(*args)
                     if instruction.tensors:
-                        if away and (op == METHOD or instruction.name == READ) or apart:
+                        if apart or (away and (op == METHOD or instruction.name == READ)):
                             value = to_target(value, self.target)
                         freeze(value)
                     if trace and has_nan(value):
