@@ -157,13 +157,15 @@ def missing_folder(place: Path, text: str) -> WeightsError:
     """The error for a local folder that is not there, with the nearest name beside it."""
     if place.is_file():
         return WeightsError(f"{text}: is a file; wanted a folder", hint=f"its folder is {place.parent}")
+    near, first = None, place
     try:
-        beside = [entry.name for entry in place.parent.iterdir()]
+        first = next((path for path in (place, *place.parents) if path.parent.is_dir()), place)
+        near = nearest(first.name, [entry.name for entry in first.parent.iterdir()])
     except OSError:
-        return WeightsError(f"{text}: there is no such folder, nor {place.parent}")
-    near = nearest(place.name, beside)
+        pass
+    also = f", nor {first}" if first != place else ""
     return WeightsError(
-        f"{text}: there is no such folder", hint=f"did you mean {place.parent / near}?" if near else None
+        f"{text}: there is no such folder{also}", hint=f"did you mean {first.parent / near}?" if near else None
     )
 
 
