@@ -178,6 +178,7 @@ class UNetGLIDE(nn.Module, Component, version=1):
 
     Config = UNetGLIDEConfig
     files = ("diffusion_pytorch_model",)
+    published = ("UNetGLIDE",)
     attributes: ClassVar = {"sample_shape": "in_channels image_size image_size"}
     facts: ClassVar = {"space": "pixel", "prediction": "$prediction_type"}
     siblings: ClassVar = {"schedule": "scheduler_config.json:beta_schedule,beta_start,beta_end,num_train_timesteps"}
