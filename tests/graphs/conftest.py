@@ -48,10 +48,11 @@ def write_scheduler(folder: Path, config: dict[str, Any]) -> None:
 def glide_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny GLIDE with OpenAI's settings: learned variance, cosine and linear betas. 8 pixels, then 16."""
     folder = tmp_path_factory.mktemp("glide")
-    networks = {
-        "base": UNetGLIDE(UNetGLIDEConfig(image_size=8, **SMALL)),
-        "upsampler": UNetGLIDE(UNetGLIDEConfig(image_size=16, low_res_size=8, **SMALL)),
-    }
+    with torch.random.fork_rng(devices=[]):
+        networks = {
+            "base": UNetGLIDE(UNetGLIDEConfig(image_size=8, **SMALL)),
+            "upsampler": UNetGLIDE(UNetGLIDEConfig(image_size=16, low_res_size=8, **SMALL)),
+        }
     for name, network in networks.items():
         fill(network)
         network.save_pretrained(folder / name)
@@ -68,7 +69,8 @@ def ddpm_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sample_size=8, block_out_channels=(32, 32), layers_per_block=1, norm_num_groups=8,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
-    network = UNet2D(config)
+    with torch.random.fork_rng(devices=[]):
+        network = UNet2D(config)
     fill(network)
     network.save_pretrained(folder)
     write_scheduler(folder, {"_class_name": "DDPMScheduler"})

@@ -1,0 +1,225 @@
+"""Every shipped graph: reads, checks at both levels, keeps its meaning through Python, and runs from the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from diffgraph.builder import Graph
+from diffgraph.components import Opener
+from diffgraph.inputs import resolve_inputs
+from diffgraph.session import Options, Session
+from diffgraph.train import Trainer
+
+from .conftest import GRAPHS, Cli
+
+CPU = Options(device="cpu")
+NAMES = sorted(str(path.relative_to(GRAPHS).with_suffix("")) for path in GRAPHS.rglob("*.yaml"))
+TRAININGS = [name for name in NAMES if name.startswith("train/")]
+SHARED = [name for name in NAMES if name.startswith("samplers/")]
+SYSTEMS = sorted(set(NAMES) - set(TRAININGS) - set(SHARED))
+
+
+@pytest.fixture
+def given(name: str, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Values for the inputs of a system, with tiny weights, or of a training. A new system needs an entry here."""
+    if name in TRAININGS:
+        tokenizer = {"tokenizer": str(request.getfixturevalue("words"))} if "glide" in name else {}
+        return {"data": str(request.getfixturevalue("data")), "steps": 2, "batch": 2, **tokenizer}
+    if name == "glide":
+        weights = str(request.getfixturevalue("glide_parts"))
+        return {"prompt": "a cat", "steps": "4", "upsampler_steps": "3", "weights": weights}
+    if name == "ddpm":
+        return {"steps": 3, "weights": str(request.getfixturevalue("ddpm_parts"))}
+    raise AssertionError(f"say here what inputs {name} takes")
+
+
+def options(values: dict[str, Any]) -> list[str]:
+    return [word for key, value in values.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+
+
+# --- reading and checking --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_mistakes_in_structure(name: str) -> None:
+    graph = Graph.load(GRAPHS / f"{name}.yaml")
+    problems, outputs = Session().check(graph.document, graph.source, graph.loader, {})
+    assert problems == []
+    assert outputs.keys() == graph.document.outputs.keys()
+
+
+@pytest.mark.parametrize("name", SYSTEMS + TRAININGS)
+def test_no_mistakes_with_the_configs_of_its_parts(name: str, given: dict[str, Any]) -> None:
+    graph, session = Graph.load(GRAPHS / f"{name}.yaml"), Session()
+    values, _ = resolve_inputs(graph.document, given, session.registry, source=graph.source)
+    assert session.check(graph.document, graph.source, graph.loader, values, Opener())[0] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_yaml_to_graph_to_yaml(name: str, tmp_path: Path) -> None:
+    """What is saved means the same, and saved again it is the same text."""
+    shutil.copytree(GRAPHS / "samplers", tmp_path / "samplers")
+    first = Graph.load(GRAPHS / f"{name}.yaml")
+    path = tmp_path / f"{Path(name).name}.yaml"
+    first.save(path)
+    second = Graph.load(path)
+    assert second.hash() == first.hash()
+    assert second.text() == first.text() == path.read_text()
+    assert list(second.document.nodes) == list(first.document.nodes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_summary_and_help(name: str) -> None:
+    """Each says what it is and which paper it is of; each input that is not plain from its name says what it takes."""
+    document = Graph.load(GRAPHS / f"{name}.yaml").document
+    assert document.name
+    assert document.summary
+    assert "arXiv:" in document.summary or name in SHARED
+    for item in document.inputs.values():
+        assert (
+            item.help
+            or item.type not in ("weights", "folder", "Steps", "Condition")
+            or not item.required
+            or name in SHARED
+        )
+
+
+# --- running ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_run_and_run_again_from_the_picture(name: str, given: dict[str, Any], cli: Cli, tmp_path: Path) -> None:
+    """The PNG holds the documents and the inputs; `run picture.png` makes the same bytes."""
+    arguments = ["--device", "cpu", *options(given), "--seed", "7", "--num-images", "2"]
+    done = cli("run", GRAPHS / f"{name}.yaml", *arguments, "-o", f"{tmp_path}/")
+    assert done.exit_code == 0, done.stderr
+    paths = [Path(line) for line in done.stdout.splitlines()]
+    assert paths == [tmp_path / f"{name}-7.png", tmp_path / f"{name}-8.png"]
+    with Image.open(paths[0]) as picture:
+        carried = json.loads(picture.info["diffgraph"])
+    assert {key: str(value) for key, value in carried["inputs"].items()}.items() >= {
+        key: str(value) for key, value in (given | {"seed": 7, "num_images": 2}).items()
+    }.items()
+    assert set(carried["documents"]) >= {f"{name}.yaml", "samplers/plain.yaml"}
+    assert carried["documents"][f"{name}.yaml"] == (GRAPHS / f"{name}.yaml").read_text()
+
+    (tmp_path / "again").mkdir()
+    again = ["run", paths[0], "--no-cache", "--device", "cpu", "-o", f"{tmp_path}/again/"]
+    done = cli(*again)
+    assert done.exit_code == 2  # a picture does not open folders of the user's by itself
+    done.says("give --weights")
+    done = cli(*again, "--weights", given["weights"])
+    assert done.exit_code == 0, done.stderr
+    for path in paths:
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_picture_of_the_shipped_weights_needs_nothing_else(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From an empty folder, by the shipped graph's name; then `run picture.png` in another folder."""
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    arguments = ["--prompt", "red apple", "--seed", "4", "--steps", "3", "--upsampler-steps", "2", "--device", "cpu"]
+    done = cli("run", "glide", *arguments, "--no-cache")
+    assert (done.exit_code, done.stdout) == (0, "glide-4.png\n"), done.stderr
+    monkeypatch.chdir(tmp_path / "there")
+    done = cli("run", tmp_path / "here/glide-4.png", "--device", "cpu", "--no-cache")
+    assert (done.exit_code, done.stdout) == (0, "glide-4.png\n"), done.stderr
+    first, second = ((tmp_path / folder / "glide-4.png").read_bytes() for folder in ("here", "there"))
+    assert first == second
+    done = cli("run", tmp_path / "here/glide-4.png", "--seed", "5", "--device", "cpu", "--no-cache")
+    assert (done.exit_code, done.stdout) == (0, "glide-5.png\n"), done.stderr
+    assert (tmp_path / "there/glide-5.png").read_bytes() != first
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_copy_still_works(
+    name: str, given: dict[str, Any], cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli("graphs", "--copy", name).exit_code == 0
+    copied = tmp_path / f"{name}.yaml"
+    copied.write_text(copied.read_text().replace(f"name: {name}", "name: mine"))
+    done = cli("run", f"{name}.yaml", "--device", "cpu", *options(given))
+    assert (done.exit_code, done.stdout) == (0, "mine-0.png\n"), done.stderr
+    assert cli("check", f"{name}.yaml", *options(given)).exit_code == 0
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_plan_says_what_will_run(name: str, given: dict[str, Any], cli: Cli) -> None:
+    done = cli("plan", GRAPHS / f"{name}.yaml", "--device", "cpu", "--json", "--no-cache", *options(given))
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_training_learns_and_its_weights_run(
+    name: str, given: dict[str, Any], cli: Cli, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Some steps on 32 pictures: the loss of the first batches falls; then the system makes a picture with the new
+    weights. The same batches are looked at again, since the loss of one depends most on the noise that it got.
+    """
+    system = "ddpm" if name == "train/ddpm" else "glide"
+    out = tmp_path / "out"
+    arguments = ["--device", "cpu", "--quiet", "--out", out, *options(given | {"steps": 16, "batch": 4})]
+    done = cli("train", GRAPHS / f"{name}.yaml", *arguments)
+    assert (done.exit_code, done.stdout.strip()) == (0, str(out)), done.stderr
+    losses = [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert len(losses) == 16
+    trainer = Trainer(Graph.load(GRAPHS / f"{name}.yaml"), given | {"steps": 16, "batch": 4}, out=out, options=CPU)
+    trainer._restore()
+    with torch.no_grad():
+        again = [float(trainer._loss(trainer.data(number))) for number in range(4)]
+    assert sum(again) < 0.99 * sum(losses[:4])
+
+    inputs = {"steps": 2, "weights": out}
+    if system == "glide":
+        weights = tmp_path / "weights"
+        trained = {"train/glide": "base", "train/glide_upsampler": "upsampler"}[name]
+        shutil.copytree(GRAPHS / "weights/glide-demo", weights)
+        shutil.rmtree(weights / trained)
+        shutil.copytree(out / trained, weights / trained)
+        if trained == "base":
+            assert {"config.json", "tokenizer.json", "scheduler_config.json"} <= {
+                p.name for p in weights.glob("base/*")
+            }
+        inputs |= {"prompt": "red disc", "upsampler_steps": 2, "weights": weights}
+    done = cli("run", GRAPHS / f"{system}.yaml", "--device", "cpu", *options(inputs), "-o", tmp_path / "picture.png")
+    assert done.exit_code == 0, done.stderr
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.size == ((32, 32) if system == "ddpm" else (64, 64))
+
+
+# --- variants and versions -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_variants_set_inputs_that_exist(name: str) -> None:
+    graph = Graph.load(GRAPHS / f"{name}.yaml")
+    for variant in graph.document.variants:
+        resolve_inputs(
+            graph.document, {"prompt": "x"} if name == "glide" else {}, graph.registry, variant, partial=True
+        )
+
+
+def test_steps_as_a_number_are_those_of_the_default() -> None:
+    """The demo's `steps: "25"` is a respacing, and so is what `--steps 25` gives."""
+    graph, few = Graph.load("glide"), Options("cpu", cache=False)
+    images = [graph(prompt="x", options=few, steps=n, upsampler_steps=m).image for n, m in (("4", "3"), (4, 3))]
+    assert torch.equal(*images)
+
+
+def test_the_shipped_weights_are_small() -> None:
+    """Under 20 MB together, half precision."""
+    files = [p for p in (GRAPHS / "weights").rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) < 20_000_000
+    assert Options().dtype == "fp32"  # the halves are computed with in full
