@@ -149,7 +149,7 @@ def test_ctrl_c_in_the_middle_of_an_update_waits_for_its_end(whole: Path, data: 
             os.kill(os.getpid(), signal.SIGINT)
         return update(*args)
 
-    trainer.optimizer.step = interrupted  # type: ignore[method-assign]
+    trainer.optimizer.step = interrupted  # type: ignore[method-assign, assignment]
     with pytest.raises(Interrupted, match="interrupted at step 5"):
         trainer.run()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -231,7 +231,7 @@ def test_nan_stops_and_the_last_good_checkpoint_stays(where: str, whole: Path, d
     elif where == "gradient":
         parameter.register_hook(lambda grad: grad * (torch.nan if trainer.step == 5 else 1))
     else:
-        trainer.optimizer.step = spoiled_step  # type: ignore[method-assign]
+        trainer.optimizer.step = spoiled_step  # type: ignore[method-assign, assignment]
     message = {"loss": "the loss is nan at step 6", "gradient": "norm of the gradient is nan at step 6"}
     with pytest.raises(RunError, match=message.get(where, "the weights are no longer finite")) as caught:
         trainer.run()
