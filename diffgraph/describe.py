@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from .authoring import Bound, Component, Fact, FileMark, Kind, NodeMark
 from .config import fields_of
+from .graph import FORMS
 from .dims import check_shape
 from .index import type_name
 from .ports import ANY, BOOL, FLOAT, INT, TEXT, UNSET, Port, Type, port_to_json
@@ -123,6 +124,8 @@ def describe_signature(function: Any, where: str, *, method: bool = False) -> di
     for parameter in parameters[1:] if method else parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise TypeError(f"{where}: *{parameter.name} cannot be a port; name every input")
+        if parameter.name in FORMS:
+            raise TypeError(f"{where}: an input cannot be called {parameter.name}, which is a form of the language")
         if parameter.name not in hints:
             raise TypeError(f"{where}: the input {parameter.name} has no annotation")
         default = UNSET if parameter.default is parameter.empty else parameter.default
