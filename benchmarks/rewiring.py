@@ -91,10 +91,10 @@ def inputs_of(name: str, folder: Path) -> dict[str, Any]:
     if name.startswith("train/"):
         given: dict[str, Any] = {"data": str(folder / "data"), "steps": 1, "batch": 2}
         return given | ({"tokenizer": GivenAddress(folder / "words")} if "glide" in name else {})
-    given = {"steps": 2, "seed": 3, "num_images": 2, "weights": GivenAddress(folder / name)}
-    if name == "glide":
-        given |= {"prompt": "red", "negative_prompt": "blue", "upsampler_steps": 3, "guidance_scale": 2.5}
-    return given
+    given = {"steps": 2, "seed": 3, "num_images": 2, "weights": GivenAddress(folder / name.removesuffix("_base"))}
+    if name.startswith("glide"):
+        given |= {"prompt": "red", "negative_prompt": "blue", "guidance_scale": 2.5}
+    return given | ({"upsampler_steps": 3} if name == "glide" else {})
 
 
 # --- rewiring --------------------------------------------------------------------------------------------------------

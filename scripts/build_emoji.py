@@ -37,6 +37,7 @@ STYLES = {
     "fxemoji": "1.2.2",
 }
 PLAIN = ("noto", "noto-v1", "fluent-emoji-flat")
+FLAT = ("fluent-emoji-flat",)
 COLOURS = {
     "red": (222, 38, 38),
     "orange": (250, 134, 16),
@@ -225,7 +226,8 @@ def main() -> None:
         found = drawings(Path(scratch))
     names = {drawing.name for drawing in found}
     counts = {split: write(found, split, folder / split) for split in ("train", "unseen")}
-    counts["plain"] = write([drawing for drawing in found if drawing.style in PLAIN], "plain", folder / "plain")
+    for split, styles in (("plain", PLAIN), ("flat", FLAT)):
+        counts[split] = write([drawing for drawing in found if drawing.style in styles], "plain", folder / split)
     print(f"{folder}: {len(names)} names, {len(found)} drawings; images: {counts}")
 
 
