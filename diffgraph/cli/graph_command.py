@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,17 +51,22 @@ class Opened:
     @cached_property
     def options(self) -> list[click.Option]:
         """An option for each input whose name the command does not use itself."""
-        return [self._option(item) for item in self.graph.inputs.values() if _flag(item.name) not in self.own]
+        return [self._option(item) for item in self.graph.inputs.values() if item.name not in self.hidden]
 
-    @property
+    @cached_property
     def hidden(self) -> list[str]:
         """The inputs that only `--input NAME=VALUE` reaches."""
-        return [name for name in self.graph.inputs if _flag(name) in self.own]
+        taken, hidden = set(self.own), []
+        for item in self.graph.inputs.values():
+            flags = _flags(item)
+            if item.name.startswith("_") or taken & set(flags):
+                hidden.append(item.name)
+            else:
+                taken.update(flags)
+        return hidden
 
     def _option(self, item: Input) -> click.Option:
-        names = [_flag(item.name), f"input_{item.name}"]
-        if item.type == "bool":
-            names[0] += f"/--no-{names[0][2:]}"
+        names = ["/".join(_flags(item)), f"input_{item.name}"]
         many = item.type.startswith("list[")
 
         def take(ctx: click.Context, param: click.Parameter, value: Any) -> None:
@@ -121,10 +127,23 @@ class Opened:
             raise CheckFailed(problems)
         return values
 
+    def runnable(self, registry: Registry) -> None:
+        """Raises InputError for a graph that only trains, or that only another graph can use."""
+        if self.graph.train is not None and not self.graph.outputs:
+            raise InputError(f"{self.address} gives nothing but weights", hint=f"diffgraph train {self.address}")
+        for item in self.graph.inputs.values():
+            port = registry.input_type(item.type)
+            if port is not None and item.required and not _typable(port, registry):
+                raise InputError(
+                    f"{self.address} is a part of other graphs: nobody can type its input {item.name} ({item.type})",
+                    hint="include it with `graph:` in a graph of your own",
+                )
+
     def prepare(
         self, session: Session, pairs: Sequence[str], *, variant: str | None, sets: Sequence[str], show: Sequence[str]
     ) -> Prepared:
         """The graph checked and planned with what was typed."""
+        self.runnable(session.registry)
         given = self.given(pairs, session.registry)
         kept = None
         if self.bundle is not None:
@@ -149,8 +168,6 @@ def convert(item: Input, port: Port, value: Any) -> Any:
         return value
     if item.choices:
         return next((choice for choice in item.choices if _shown(choice) == value), value)
-    if kind.form in ("protocol", "component"):
-        raise InputError(f"{item.name}: a {kind.name} comes from another graph, which includes this one")
     scalar = kind.form == "scalar"
     if scalar and kind.name not in ("int", "float", "bool"):
         return value
@@ -163,8 +180,17 @@ def convert(item: Input, port: Port, value: Any) -> Any:
     return None if known is None and not item.required and item.default is None else value
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-").lower()
+def _typable(port: Port, registry: Registry) -> bool:
+    """Whether an input can be given as text, or as a file."""
+    kind = port.type
+    if kind.form == "list":
+        return kind.item is not None and _typable(kind.item, registry)
+    return kind.form in ("scalar", "choice") or bool(kind.literals) or kind.name in registry.readers
+
+
+def _flags(item: Input) -> list[str]:
+    name = item.name.replace("_", "-")
+    return [f"--{name}", f"--no-{name}"] if item.type == "bool" else [f"--{name}"]
 
 
 def _metavar(item: Input) -> str | None:
@@ -314,6 +340,11 @@ def parse_sets(sets: Sequence[str]) -> dict[str, Any]:
     return out
 
 
+def _go_offline(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # which is read when the Hub is first asked
+
+
 def graph_options(function: F) -> F:
     """GRAPH and the options of every command on a graph."""
     for option in reversed((
@@ -324,6 +355,10 @@ def graph_options(function: F) -> F:
         click.option(
             "--nodes", metavar="FILE", multiple=True, type=click.Path(path_type=Path),
             help="A Python file with nodes that the graph uses; it is executed.",
+        ),
+        click.option(
+            "--offline", is_flag=True, expose_value=False, callback=_go_offline,
+            help="Asks the Hub nothing; uses what is on this machine.",
         ),
     )):  # fmt: skip
         function = option(function)

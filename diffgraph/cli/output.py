@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import secrets
@@ -188,6 +189,8 @@ def as_plain(value: Any) -> Any:
     """A value for JSON, records as objects."""
     if is_record(value):
         return {name: as_plain(getattr(value, name)) for name in value._fields}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no infinity
     return [as_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 

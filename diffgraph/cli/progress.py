@@ -33,7 +33,7 @@ class Listener:
             self.state.notes.append(event.text)
             if not self.quiet and not self.state.json:
                 self.say(f"note: {event.text}")
-        elif event.kind == "warning":
+        elif event.kind == "warning" and event.text not in self.state.warnings:
             self.state.warnings.append(event.text)
             if not self.state.json:
                 self.say(f"warning: {event.text}")

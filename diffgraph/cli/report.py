@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..errors import CheckFailed, DiffgraphError, Interrupted, RunError, StoreError
+from ..errors import CheckFailed, DiffgraphError, Interrupted, RunError
 
 
 class UsageProblem(DiffgraphError):
@@ -63,10 +63,10 @@ def report(error: Exception, state: State) -> int:
 
 
 def exit_code(error: DiffgraphError, state: State) -> int:
-    """130 where the user stopped it; 1 where a node had run, or failed, or its result could not be kept; else 2."""
+    """130 where the user stopped it; 1 where a node had run; else 2."""
     if isinstance(error, Interrupted):
         return 130
-    return 1 if state.ran or isinstance(error, RunError | StoreError) else 2
+    return 1 if state.ran or isinstance(error, RunError) else 2
 
 
 def problems(error: Exception, command: str) -> list[DiffgraphError]:

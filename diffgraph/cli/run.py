@@ -125,10 +125,13 @@ class Run:
                 continue
             assert results is not None
             key = files_key(writer, self.prepared.planner.key(self.prepared.outputs[name]), self.metadata)
-            files = stored_files(results, key)
+            known = results.has(key)
+            files = stored_files(results, key) if known else None
             if files is not None:
                 found[name] = files
                 listener(Event("cached", name))
+            elif known:
+                listener(Event("warning", text="a stored result was damaged; it is computed again"))
         return found
 
     def _made(self, name: str, writer: Writer, value: Any, listener: Listener) -> list[bytes]:

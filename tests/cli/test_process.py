@@ -99,6 +99,13 @@ def test_an_answer_from_the_store_imports_no_torch(graphs: Path) -> None:
             assert (again.stdout, again.stderr) == (before.stdout, before.stderr)
 
 
+def test_offline_nothing_is_asked(graphs: Path) -> None:
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    done = process("check", "ddpm", "--variant", "cat", "--offline", env=environment)
+    assert done.returncode == 2
+    assert "is not on this machine, and offline nothing is asked" in done.stderr
+
+
 # --- stopping -------------------------------------------------------------------------------------------------------
 
 SLOW = '''

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from .conftest import COARSE, NOTE, PICTURE, SUM, Command, write
@@ -503,13 +505,15 @@ def test_no_cache_keeps_nothing(dg: Command, letter: Path) -> None:
 
 def test_a_damaged_result_is_computed_again_with_a_warning(dg: Command, folder: Path) -> None:
     write("sum.yaml", SUM)
-    assert dg("run", "sum.yaml", "--second-one", "1").err == ""
-    store = Path(dg("cache", "--json").data["folder"])
-    for path in store.rglob("*.safetensors"):
-        path.write_bytes(path.read_bytes()[:-3])
-    done = dg("run", "sum.yaml", "--second-one", "1")
-    assert done.lines[0] == '{"total": 3.0}'
-    assert "warning: a stored result was damaged; it is computed again\n" in done.err
+    write("letter.yaml", NOTE)
+    for words, line in (["sum.yaml", "--second-one", "1"], '{"total": 3.0}'), (["letter.yaml"], "letter-7.txt"):
+        assert dg("run", *words).lines[0] == line
+        store = Path(dg("cache", "--json").data["folder"])
+        for path in store.rglob("*.safetensors"):
+            path.write_bytes(path.read_bytes()[:-3])
+        done = dg("run", *words)
+        assert (done.code, done.lines[0]) == (0, line)
+        assert done.err.count("warning: a stored result was damaged; it is computed again\n") == 1
 
 
 def test_a_cache_that_cannot_be_written_costs_a_warning(
@@ -540,3 +544,75 @@ def test_a_fault_of_ours_is_one_message(dg: Command, letter: Path, monkeypatch: 
     assert done.err.startswith(
         "diffgraph: a fault of diffgraph itself: KeyError: 'what'\n  --debug shows the traceback"
     )
+
+
+# --- graphs that cannot be run, and names that collide --------------------------------------------------------------
+
+
+def test_a_graph_that_trains_and_a_part_of_others(dg: Command, folder: Path) -> None:
+    for command in ("run", "plan"):
+        done = dg(command, "train/glide")
+        assert done.code == 2
+        assert "train/glide gives nothing but weights\n  diffgraph train train/glide" in done.err
+    dg("graphs", "--copy", "glide")
+    done = dg("run", "samplers/plain.yaml")
+    assert done.code == 2
+    assert "samplers/plain.yaml is a part of other graphs: nobody can type its input model (Denoiser)" in done.err
+    assert dg("check", "samplers/plain.yaml").code == 0
+    assert dg("run", "samplers/plain.yaml", "--help").code == 0
+
+
+def test_inputs_whose_options_would_collide(dg: Command, folder: Path) -> None:
+    write(
+        "names.yaml",
+        """
+        diffgraph: 1
+        inputs:
+          cache: {type: bool, default: true}
+          help: {type: int, default: 1}
+          output: {type: text, default: out}
+          N: {type: int, default: 2}
+          n: {type: int, default: 3}
+          _hidden: {type: int, default: 4}
+          quick: {type: bool, default: false}
+          no_quick: {type: int, default: 5}
+        nodes: {}
+        outputs:
+          cache: $cache
+          help: $help
+          output: $output
+          upper: $N
+          lower: $n
+          hidden: $_hidden
+          quick: $quick
+          no_quick: $no_quick
+        """,
+    )
+    shown = " ".join(dg("run", "names.yaml", "--help").out.split())
+    for name in ("cache", "help", "output", "_hidden", "no_quick"):
+        assert f"--input {name}=..." in shown
+    given = [f"--input={name}={value}" for name, value in
+             {"cache": "false", "help": 7, "output": "o", "_hidden": 8, "no-quick": 9}.items()]  # fmt: skip
+    done = dg("run", "names.yaml", *given, "--N", "10", "--n", "11", "--quick", "--json")
+    assert {name: output["value"] for name, output in done.data["outputs"].items()} == {
+        "cache": False, "help": 7, "output": "o", "upper": 10, "lower": 11, "hidden": 8, "quick": True, "no_quick": 9,
+    }  # fmt: skip
+
+
+WORDS = st.sampled_from(
+    ["sum.yaml", "glide", "run", "--a", "3", "--second-one", "-1e3", "--second-one=2", "--text", "", "--set", "total.b=1",
+     "total.a=[", "--input", "a=1", "=", "--variant", "large", "--show", "total", "loud.x", "--json", "--debug", "-o",
+     "x.json", ".", "--", "-", "--no-cache", "--memory", "1GiB", "--dtype", "fp16", "--device", "cpu", "--quiet",
+     "--nodes", "sum.yaml", "--help", "\N{SNOWMAN}", "a\nb", "$a", "--no-metadata", "--offline"]
+)  # fmt: skip
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(command=st.sampled_from(["run", "check", "plan"]), words=st.lists(WORDS, max_size=7))
+def test_no_words_make_it_fail_in_a_way_of_its_own(dg: Command, total: Path, command: str, words: list[str]) -> None:
+    done = dg(command, "sum.yaml", *words)
+    assert done.code in (0, 2)
+    assert "a fault of diffgraph" not in done.err + done.out
+    assert done.code == 0 or "--json" in words or done.err
