@@ -6,7 +6,7 @@ from typing import Any
 
 from .authoring import Target
 from .components import Handle
-from .values import is_record, leaves, tree_map
+from .values import State, is_record, leaves, same_state, tree_map
 
 
 class ChangedError(Exception):
@@ -17,29 +17,10 @@ class NaNError(Exception):
     """A node made a value that holds NaN."""
 
 
-Seen = list[tuple[Any, Any]]
-
-
-def seen(args: list[Any]) -> Seen:
-    """What a call's inputs are before it: the version of each tensor, the items of each list."""
-    before: Seen = []
-    stack = list(args)
-    while stack:
-        value = stack.pop()
-        if hasattr(value, "_version"):
-            before.append((value, value._version))
-        elif isinstance(value, list | tuple):
-            if type(value) is list:
-                before.append((value, tuple(map(id, value))))
-            stack.extend(value)
-    return before
-
-
-def unchanged(before: Seen) -> None:
+def unchanged(before: State) -> None:
     """Raises ChangedError where an input is not what it was. What `.data` and `.numpy()` do escapes it."""
-    for value, state in before:
-        if (tuple(map(id, value)) if type(value) is list else value._version) != state:
-            raise ChangedError
+    if not same_state(before):
+        raise ChangedError
 
 
 _PLAIN = frozenset({int, bool, str, type(None)})  # which cannot be changed, and are never NaN

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from .authoring import Target, running_notes, running_target
 from .components import Handle
 from .errors import DiffgraphError, InputError, Interrupted, PortError, RunError, StoreError
-from .guards import ChangedError, NaNError, freeze, has_nan, seen, to_component, to_target, unchanged
+from .guards import ChangedError, NaNError, freeze, has_nan, to_component, to_target, unchanged
 from .keys import digest, tensor_bytes
 from .program import (
     BRANCH,
@@ -34,7 +34,7 @@ from .program import (
 from .registry import NodeType
 from .residency import Residency
 from .store import MISSING
-from .values import leaves, tree_map
+from .values import leaves, state_of, tree_map
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,10 @@ class Results(Protocol):
 
 class DamagedEntry(Exception):
     """A stored value could not be read; the run is planned again without it."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
 
 
 class Runner:
@@ -173,7 +177,7 @@ class Runner:
                         if apart:
                             args = to_component(args, handle)
                     if instruction.watched:
-                        before = seen(args)
+                        before = state_of(args)
                         value = function(*args)
                         unchanged(before)
                     else:

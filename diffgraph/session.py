@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+import warnings
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -51,6 +53,20 @@ def torch_version() -> str:
         return version("torch")
     except PackageNotFoundError:
         return ""
+
+
+def precision_flags() -> str:
+    """What the user has set in torch that changes numbers, and that is not torch's own default. Does not import torch."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return ""
+    flags = {
+        f"matmul {torch.get_float32_matmul_precision()}": torch.get_float32_matmul_precision() != "highest",
+        "cudnn without tf32": not torch.backends.cudnn.allow_tf32,
+        "cudnn benchmark": torch.backends.cudnn.benchmark,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+    return ", ".join(name for name, is_set in flags.items() if is_set)
 
 
 def pick_device(wanted: str | None) -> str:
@@ -105,10 +121,11 @@ class Prepared:
     memory: int | None
     _whole: Program | None = field(default=None, repr=False)
 
-    def program(self) -> Program:
-        """What will run, given what is stored now."""
-        if self.results is not None:
-            return select(self.planner, self.outputs, self.results.has)
+    def program(self, without: Set[str] = frozenset()) -> Program:
+        """What will run, given what is stored now. without: keys of results that are damaged."""
+        results = self.results
+        if results is not None:
+            return select(self.planner, self.outputs, lambda key: key not in without and results.has(key))
         if self._whole is None:
             self._whole = select(self.planner, self.outputs, lambda key: False, store=False)
         return self._whole
@@ -119,19 +136,21 @@ class Prepared:
 
     def run(self, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
         """The outputs by name. Raises RunError, Interrupted, WeightsError."""
-        for _ in range(8):
-            program = self.program()
+        damaged: set[str] = set()
+        while True:
+            program = self.program(damaged)
             target = Target(self.settings.device, self.settings.dtype)
             if self.settings.device != "cpu" and any(instruction.op in (CALL, METHOD) for instruction in program.code):
                 check_device(self.settings.device)
             runner = Runner(program, results=self.results, listeners=listeners, target=target, memory=self.memory)
             try:
                 return runner.run()
-            except DamagedEntry:  # the store dropped the entry; plan again without it
-                runner.emit(Event("warning", text="a stored result was damaged; it is computed again"))
-        raise DiffgraphError(
-            "stored results are damaged again and again", hint="`diffgraph cache clear` empties the store"
-        )
+            except DamagedEntry as entry:
+                damaged.add(entry.key)
+                what = "a stored result was damaged; it is computed again"
+                runner.emit(Event("warning", text=what))
+                if not listeners:
+                    warnings.warn(what, stacklevel=2)
 
 
 class Session:
@@ -145,7 +164,8 @@ class Session:
             raise InputError(f"--dtype {self.options.dtype}: use one of {', '.join(DTYPES)}")
 
     def settings(self) -> Settings:
-        return Settings(pick_device(self.options.device), DTYPES[self.options.dtype], torch_version())
+        device = pick_device(self.options.device)
+        return Settings(device, DTYPES[self.options.dtype], torch_version(), precision_flags())
 
     def check(
         self,

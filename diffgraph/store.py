@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from .entry import DamagedError, Records, decode, encode
 from .errors import StoreError
-from .values import leaves
+from .values import State, leaves, same_state, state_of
 
 GIB = 2**30
 FORMAT = 1  # in the path, so that formats do not meet
@@ -216,20 +216,23 @@ class Memory:
 
     def __init__(self, limit: int = GIB) -> None:
         self.limit = limit
-        self._values: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._values: OrderedDict[str, tuple[Any, int, State]] = OrderedDict()
         self._used = 0
 
     def has(self, key: str) -> bool:
-        """Whether there is a value."""
-        return key in self._values
+        """Whether there is a value, which nobody has changed since."""
+        found = self._values.get(key)
+        if found is not None and not same_state(found[2]):
+            self._used -= self._values.pop(key)[1]
+            return False
+        return found is not None
 
     def get(self, key: str) -> Any:
         """The value, or MISSING."""
-        found = self._values.get(key)
-        if found is None:
+        if not self.has(key):
             return MISSING
         self._values.move_to_end(key)
-        return found[0]
+        return self._values[key][0]
 
     def put(self, key: str, value: Any) -> None:
         """Keeps a value, unless it alone is over the limit."""
@@ -238,7 +241,7 @@ class Memory:
         if old is not None:
             self._used -= old[1]
         if size <= self.limit:
-            self._values[key] = value, size
+            self._values[key] = value, size, state_of([value])
             self._used += size
             if self._used > self.limit:
                 self.prune(self.limit)
