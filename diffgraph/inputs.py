@@ -196,7 +196,8 @@ def resolve_inputs(
         value = given[item.name] if user else chosen.get(item.name, item.default)
         problem = input_problem(item, port, value)
         if problem:
-            problems.append(InputError(f"{item.name}: {problem}"))
+            told = f"its value is not a permitted {item.type}" if item.secret else problem
+            problems.append(InputError(f"{item.name}: {told}"))
             continue
         try:
             values[item.name] = _convert(item.name, port, value, reg, user, source)

@@ -94,6 +94,10 @@ def package_source(address: str) -> Source:
 def open_source(text: str | Path) -> Source:
     """The document that a user names: an existing path, or else a shipped graph's name."""
     path, name, names = Path(text), str(text), shipped_graphs()
+    if name.startswith("pkg://"):
+        return package_source(name)
+    if "://" in name:
+        raise InputError(f"{name}: graphs are not read from there", hint="give a file, a name, or pkg://package/path")
     if path.is_file() or path.suffix in (".yaml", ".yml") or (path.exists() and name not in names):
         return Source(name, name, path, path.parent)
     if name in names:

@@ -616,3 +616,24 @@ def test_no_words_make_it_fail_in_a_way_of_its_own(dg: Command, total: Path, com
     assert done.code in (0, 2)
     assert "a fault of diffgraph" not in done.err + done.out
     assert done.code == 0 or "--json" in words or done.err
+
+
+def test_addresses_of_graphs(dg: Command) -> None:
+    assert dg("check", "pkg://diffgraph/glide.yaml").code == 0
+    done = dg("run", "hf://someone/something")
+    assert done.code == 2
+    assert "hf://someone/something: graphs are not read from there" in done.err
+    assert dg("run", "pkg://diffgraph/glid.yaml").code == 2
+    assert dg("run", "pkg://nothing_here/x.yaml").code == 2
+
+
+def test_a_secret_is_not_told(dg: Command, folder: Path) -> None:
+    write(
+        "secret.yaml",
+        "diffgraph: 1\ninputs:\n  pin: {type: int, max: 9999, secret: true}\nnodes: {}\noutputs: {n: 1}\n",
+    )
+    for value in ("swordfish", "123456"):
+        done = dg("run", "secret.yaml", "--pin", value)
+        assert done.code == 2
+        assert "pin: its value is not a permitted int" in done.err
+        assert value not in done.err
