@@ -32,9 +32,9 @@ def given(name: str, request: pytest.FixtureRequest) -> dict[str, Any]:
     if name in TRAININGS:
         tokenizer = {"tokenizer": str(request.getfixturevalue("words"))} if "glide" in name else {}
         return {"data": str(request.getfixturevalue("data")), "steps": 2, "batch": 2, **tokenizer}
-    if name == "glide":
-        weights = str(request.getfixturevalue("glide_parts"))
-        return {"prompt": "a cat", "steps": "4", "upsampler_steps": "3", "weights": weights}
+    if name.startswith("glide"):
+        values = {"prompt": "a cat", "steps": "4", "weights": str(request.getfixturevalue("glide_parts"))}
+        return values | ({"upsampler_steps": "3"} if name == "glide" else {})
     if name == "ddpm":
         return {"steps": 3, "weights": str(request.getfixturevalue("ddpm_parts"))}
     raise AssertionError(f"say here what inputs {name} takes")
@@ -207,7 +207,7 @@ def test_variants_set_inputs_that_exist(name: str) -> None:
     graph = Graph.load(GRAPHS / f"{name}.yaml")
     for variant in graph.document.variants:
         resolve_inputs(
-            graph.document, {"prompt": "x"} if name == "glide" else {}, graph.registry, variant, partial=True
+            graph.document, {"prompt": "x"} if name.startswith("glide") else {}, graph.registry, variant, partial=True
         )
 
 
