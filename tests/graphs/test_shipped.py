@@ -107,7 +107,8 @@ def test_run_and_run_again_from_the_picture(name: str, given: dict[str, Any], cl
     assert {key: str(value) for key, value in carried["inputs"].items()}.items() >= {
         key: str(value) for key, value in (given | {"seed": 7, "num_images": 2}).items()
     }.items()
-    assert set(carried["documents"]) >= {f"{name}.yaml", "samplers/plain.yaml"}
+    sampler = "samplers/guided.yaml" if name.startswith("glide") else "samplers/plain.yaml"
+    assert set(carried["documents"]) >= {f"{name}.yaml", sampler}
     assert carried["documents"][f"{name}.yaml"] == (GRAPHS / f"{name}.yaml").read_text()
 
     (tmp_path / "again").mkdir()
