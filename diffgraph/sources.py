@@ -53,7 +53,9 @@ class Source:
     def include(self, text: str) -> Source:
         """The document that `graph: text` means here. Raises CheckError for an address that leaves the root."""
         if not text or "\0" in text:
-            raise CheckError(f"graph {text!r}: there is no such file", hint="name a document, such as samplers/plain.yaml")
+            raise CheckError(
+                f"graph {text!r}: there is no such file", hint="name a document, such as samplers/plain.yaml"
+            )
         if self.bundle is not None:
             text = text if "://" in text else str(PurePosixPath(text))
             address = text if text.startswith("pkg://") else _join(self.address, text)
