@@ -55,8 +55,6 @@ class Checker(Bodies):
                 near = nearest(key, list(graph.inputs))
                 hint = f"did you mean {near!r}?" if near else None
                 self.fault(place, f"variant {variant}: there is no input {key!r}", hint)
-            elif item is None and not isinstance(value, dict):
-                self.fault(place, f"variant {variant}: `set` is a mapping, such as {{NODE.KEY: VALUE}}")
             elif item is not None:
                 port = input_port(item, self.registry)
                 if port is not None and (problem := input_problem(item, port, value)):

@@ -65,6 +65,10 @@ class Reader:
             if isinstance(entry.tree, Table):
                 out.variants[name] = plain(entry.tree)
                 out.places[f"variants.{name}"] = entry.place
+                if not isinstance(out.variants[name].get("set", {}), dict):
+                    what = f"variant {name}: `set` is a mapping, such as {{NODE.KEY: VALUE}}"
+                    self.fault(entry.tree.entries["set"].tree.place, what)
+                    del out.variants[name]["set"]
             else:
                 self.fault(entry.tree.place, f"variant {name}: a variant is a mapping of inputs to values")
         out.nodes = self._nodes(tree)

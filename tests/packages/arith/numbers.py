@@ -100,8 +100,13 @@ def either(value: float | None = None, other: float = 0.0) -> float:
 
 @node("Measure", version=1)
 def measure(amount: Amount) -> float:
-    """An amount as a number."""
-    return {"dozen": 12.0, "gross": 144.0}[amount] if isinstance(amount, str) else float(amount)
+    """An amount as a number. Raises PortError for a word that is none."""
+    words = {"dozen": 12.0, "gross": 144.0}
+    if not isinstance(amount, str):
+        return float(amount)
+    if amount not in words:
+        raise PortError("amount", f"{amount!r} is no amount", hint="dozen or gross")
+    return words[amount]
 
 
 @node("Remark", version=1)
