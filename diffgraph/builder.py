@@ -423,7 +423,7 @@ def _same(left: list[Any], right: list[Any]) -> bool:
 
 
 def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower().replace("-", "_")
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z])", "_", name).lower().replace("-", "_")
 
 
 def _record(kind: Any) -> dict[str, Any] | None:

@@ -317,7 +317,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        draft.touch()
+        mode = draft.stat().st_mode  # what new files get here; safetensors makes its own for the owner alone
         write(draft)
+        draft.chmod(mode)
         draft.replace(path)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be written: {error}") from None
