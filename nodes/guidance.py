@@ -9,11 +9,12 @@ from ..errors import PortError
 from .kinds import Prediction
 
 FACTS = Fact(prediction="?prediction", schedule="?schedule", model="?model", space="?space")
+CONDITIONED = Fact(conditioned="yes")  # by a model that takes a condition, so that two of them differ
 
 
 @node("Guidance", version=1)
 def guidance(
-    prediction: Annotated[Prediction, "2*B C H W", FACTS],
+    prediction: Annotated[Prediction, "2*B C H W", FACTS, CONDITIONED],
     scale: Annotated[float, Bound(ge=1)],
 ) -> Annotated[Prediction, "B C H W", FACTS]:
     """uncond + scale * (cond - uncond) (Ho and Salimans 2022, arXiv:2207.12598; GLIDE, arXiv:2112.10741, section 2.2).

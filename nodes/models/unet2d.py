@@ -254,7 +254,7 @@ class UNet2D(nn.Module, Component, version=1):
     published = ("UNet2DModel",)
     files = ("diffusion_pytorch_model",)
     attributes: ClassVar = {"sample_shape": "in_channels sample_size sample_size"}
-    facts: ClassVar = {"space": "pixel"}
+    facts: ClassVar = {"space": "pixel", "conditioned": "no"}
     siblings: ClassVar = {
         "prediction": "scheduler_config.json:prediction_type",
         "schedule": "scheduler_config.json:beta_schedule,beta_start,beta_end,num_train_timesteps",
