@@ -24,8 +24,8 @@ os.environ["DIFFGRAPH_CACHE_DIR"] = CACHE.name
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from diffgraph import Graph, Options, node  # noqa: E402  # after the cache folder was set
+from diffgraph.running.store import Memory  # noqa: E402
 from diffgraph.session import Prepared, Session  # noqa: E402
-from diffgraph.store import Memory  # noqa: E402
 
 SIZES = (100, 1000, 5000)
 STEPS = 50

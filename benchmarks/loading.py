@@ -49,8 +49,8 @@ def least(folder: str) -> Callable[[], Any]:
     import torch
     from safetensors import safe_open
 
-    from diffgraph.config import fields_of, parse_config
     from diffgraph.nodes.models.unet2d import UNet2D
+    from diffgraph.weights.config import fields_of, parse_config
 
     config = UNet2D.Config(**parse_config(fields_of(UNet2D.Config), CONFIG, where="benchmark"))
 
@@ -146,9 +146,9 @@ def main() -> None:
 
 def make(folder: Path) -> None:
     """Random weights of the model, in its published layout."""
-    from diffgraph.config import fields_of, parse_config
     from diffgraph.nodes.models.unet2d import UNet2D
-    from diffgraph.weights import init_module
+    from diffgraph.weights.config import fields_of, parse_config
+    from diffgraph.weights.loading import init_module
 
     config = UNet2D.Config(**parse_config(fields_of(UNet2D.Config), CONFIG, where="benchmark"))
     init_module(UNet2D, config, 0).save_pretrained(folder)

@@ -23,14 +23,14 @@ from typing import Any
 os.environ.setdefault("DIFFGRAPH_CACHE_DIR", tempfile.mkdtemp())
 
 from diffgraph import DiffgraphError, Options
-from diffgraph.check import Checker
+from diffgraph.checking.check import Checker
+from diffgraph.checking.unify import Value
 from diffgraph.components import GivenAddress, Opener
 from diffgraph.errors import CheckFailed
-from diffgraph.graph import Arg, GraphDocument, ListOf, Node, Ref
+from diffgraph.language.graph import Arg, GraphDocument, ListOf, Node, Ref
+from diffgraph.language.sources import Loader, Source, graphs_folder, package_source
 from diffgraph.ports import compatible
 from diffgraph.session import Session, resolve_inputs
-from diffgraph.sources import Loader, Source, graphs_folder, package_source
-from diffgraph.unify import Value
 
 USERS = {"samplers/guided": "glide", "samplers/plain": "glide"}  # the system that a shared graph is tried in
 
@@ -201,7 +201,7 @@ class Bench:
         graph = loader.load(source)
         if name.startswith("train/"):
             from diffgraph.builder import Graph
-            from diffgraph.train import Trainer
+            from diffgraph.training.train import Trainer
 
             made = Graph.from_source(source, loader)
             with tempfile.TemporaryDirectory() as out:

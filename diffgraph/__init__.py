@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from .results import Result
-    from .run import Event
+    from .running.run import Event
     from .session import Options
 
 __version__ = "0.1.0"

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 if TYPE_CHECKING:
-    from .weights import Folder
+    from .weights.loading import Folder
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -224,15 +224,22 @@ class Component:
         variant: which set of weights, such as "fp16". dtype, device: of a torch module; else float32 on the CPU.
         Raises WeightsError where a file is missing, damaged or of another model, HubError where the Hub is not reached.
         """
-        from .weights import load_pretrained
+        from .weights.loading import load_pretrained
 
         return load_pretrained(
-            cls, source, subfolder=subfolder, revision=revision, variant=variant, dtype=dtype, device=device, config=config
+            cls,
+            source,
+            subfolder=subfolder,
+            revision=revision,
+            variant=variant,
+            dtype=dtype,
+            device=device,
+            config=config,
         )
 
     def save_pretrained(self, folder: str | Path, *, dtype: Any = None) -> Folder:
         """Writes the config and the weights in the published layout, so that `from_pretrained` and the peers read them."""
-        from .weights import save_pretrained
+        from .weights.loading import save_pretrained
 
         return save_pretrained(self, folder, dtype=dtype)
 

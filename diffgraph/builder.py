@@ -21,22 +21,22 @@ from typing import TYPE_CHECKING, Any
 
 from .authoring import Component, NodeMark
 from .components import GivenAddress, Opener, live_key
-from .document import parse, write
 from .errors import CheckError, CheckFailed, DiffgraphError, DocumentError, InputError, nearest
-from .graph import NAME, Arg, Body, GraphDocument, Input, ListOf, Lit, Node, Ref, parts
 from .inputs import apply_sets, choose_variant
+from .language.document import parse, write
+from .language.graph import NAME, Arg, Body, GraphDocument, Input, ListOf, Lit, Node, Ref, parts
+from .language.sources import Loader, Source, open_source
+from .language.writing import document_plain, graph_hash
 from .live import type_of
 from .registry import Method, NodeType, Registry, registry
 from .session import Options, Prepared, Session
-from .sources import Loader, Source, open_source
 from .wires import BodyBuilder, Level, Wire
-from .writing import document_plain, graph_hash
 
 if TYPE_CHECKING:
     import networkx
 
     from .results import Result
-    from .run import Listener
+    from .running.run import Listener
 
 
 class Graph:
@@ -309,7 +309,7 @@ class Graph:
 
     def to_networkx(self) -> networkx.MultiDiGraph[str]:
         """The nodes and wires of this document; nodes of bodies are called `loop.node`."""
-        from .drawing import to_networkx
+        from .language.drawing import to_networkx
 
         return to_networkx(self.document)
 
@@ -447,7 +447,7 @@ def _level(document: GraphDocument) -> Level:
 
 def read_text(text: str, file: str) -> GraphDocument:
     """The document that a text holds. Raises DocumentError, CheckFailed."""
-    from .reading import read_graph
+    from .language.reading import read_graph
 
     graph, problems = read_graph(parse(text.encode(), file), file)
     if problems:

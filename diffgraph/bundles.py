@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .addresses import parse_address
 from .authoring import File
 from .errors import DocumentError, InputError, Place, WeightsError
-from .graph import GraphDocument
 from .inputs import FileInput, read_file
+from .language.graph import GraphDocument
+from .language.sources import MAX_INCLUDES, Source
 from .registry import Registry, import_name
-from .sources import MAX_INCLUDES, Source
+from .weights.addresses import parse_address
 
 KEY = "diffgraph"
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .addresses import parse_address
-from .config import parse_config
 from .errors import Place, WeightsError
-from .folders import Folder, open_folder
-from .keys import tensor_bytes
+from .planning.keys import tensor_bytes
 from .registry import NodeType
+from .weights.addresses import parse_address
+from .weights.config import parse_config
+from .weights.folders import Folder, open_folder
 
 if TYPE_CHECKING:
-    from .sources import Source
+    from .language.sources import Source
 
 
 class GivenAddress(str):
@@ -81,7 +81,7 @@ class Opener:
         return self._opened[key]
 
     def _open(self, kind: NodeType, folder: Folder) -> Opened:
-        from .weights import read_config
+        from .weights.loading import read_config
 
         read = read_config(
             folder, kind.name, kind.config, config_file=kind.config_file, published=kind.published, ignored=kind.ignored
@@ -150,7 +150,7 @@ class Handle:
             with torch.device("meta"):
                 tensors = self.kind.load().from_config(self.config_object()).state_dict().values()
             return sum(t.numel() * (item if t.is_floating_point() else t.itemsize) for t in tensors)
-        from .tensors import read_header
+        from .weights.tensors import read_header
 
         total = 0
         for name, path in self.folder.paths(self.files).items():
@@ -173,7 +173,7 @@ class Handle:
         return self._object
 
     def _load(self) -> Any:
-        from . import weights
+        from .weights import loading as weights
 
         if self.live is not None:
             return self.live

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .authoring import Bound, Component, Fact, FileMark, Kind, NodeMark
-from .config import fields_of
-from .graph import FORMS
-from .dims import check_shape
+from .checking.dims import check_shape
 from .index import type_name
+from .language.graph import FORMS
 from .ports import ANY, BOOL, FLOAT, INT, TEXT, UNSET, Port, Type, port_to_json
+from .weights.config import fields_of
 
 _SCALARS: dict[Any, Type] = {
     int: INT, float: FLOAT, str: TEXT, bool: BOOL, Path: Type("scalar", "folder"), type(None): Type("scalar", "none"),

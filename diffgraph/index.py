@@ -113,7 +113,7 @@ def _describe(missing: Iterable[str], files: Mapping[str, Path]) -> dict[str, An
 
 
 def index_folder() -> Path:
-    from .store import cache_folder
+    from .running.store import cache_folder
 
     return cache_folder() / "index" / f"v{INDEX_FORMAT}"
 

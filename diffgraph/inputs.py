@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .addresses import parse_address
 from .authoring import File
-from .check import input_problem
+from .checking.check import input_problem
 from .components import GivenAddress
-from .document import Items, Scalar, Tree, parse, plain
 from .errors import CheckFailed, DiffgraphError, DocumentError, InputError, Place, nearest
-from .graph import GraphDocument, Input, Lit, Node
+from .language.document import Items, Scalar, Tree, parse, plain
+from .language.graph import GraphDocument, Input, Lit, Node
+from .language.reading import Reader
+from .language.sources import Source
 from .ports import Port, Type
-from .reading import Reader
 from .registry import Registry, import_name
-from .sources import Source
+from .weights.addresses import parse_address
 
 MAX_FILE = 2**31
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from .errors import CheckError
-from .keys import digest, literal_key
+from .planning.keys import digest, literal_key
 from .registry import NodeType, Registry, node_from_json
 
 _PROCESS = secrets.token_hex(8)

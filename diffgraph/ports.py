@@ -12,7 +12,7 @@ from math import isfinite
 from typing import Any, Literal
 
 from .authoring import Bound
-from .dims import Dim
+from .checking.dims import Dim
 
 
 class Unset:

@@ -16,10 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .config import FieldSpec, ValueType
 from .errors import DiffgraphError, InputError, nearest
 from .index import INDEX_FORMAT, build_index, index_folder, package_modules, packages, read_json, write_json
 from .ports import UNSET, Port, Type, port_from_json
+from .weights.config import FieldSpec, ValueType
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .authoring import File
-from .document import write
+from .checking.unify import Value
 from .errors import DiffgraphError, StoreError
 from .inputs import FileInput
-from .keys import digest
+from .language.document import write
+from .language.writing import document_plain
+from .planning.keys import digest
+from .planning.sizes import parse_size
 from .ports import UNSET
 from .registry import Writer, import_name, registry
-from .run import Results
+from .running.run import Results
+from .running.store import GIB, MISSING, Layers, Memory, Store, cache_folder
 from .session import Prepared
-from .sizes import parse_size
-from .store import GIB, MISSING, Layers, Memory, Store, cache_folder
-from .unify import Value
-from .writing import document_plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from .authoring import Target
-from .check import Checker
+from .checking.check import Checker
+from .checking.unify import Value
 from .components import Handle, Opener
 from .errors import CheckFailed, DiffgraphError, InputError, Place
-from .graph import NAME, GraphDocument, Ref
 from .inputs import FileInput, apply_sets, resolve_inputs
-from .lowering import Bound, Settings
-from .plan import Planner
-from .program import CALL, METHOD, Program, select
+from .language.graph import NAME, GraphDocument, Ref
+from .language.sources import Loader, Source
+from .planning.lowering import Bound, Settings
+from .planning.plan import Planner
+from .planning.program import CALL, METHOD, Program, select
 from .registry import Registry, registry
-from .run import DamagedEntry, Event, Listener, Results, Runner
-from .sources import Loader, Source
-from .unify import Value
+from .running.run import DamagedEntry, Event, Listener, Results, Runner
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .errors import CheckError, UnknownPort, nearest
-from .graph import Arg, Body, Node, Ref
+from .language.graph import Arg, Body, Node, Ref
 from .registry import NodeType
 
 if TYPE_CHECKING:

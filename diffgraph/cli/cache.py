@@ -9,7 +9,7 @@ import click
 from .report import put
 
 if TYPE_CHECKING:
-    from ..store import Store
+    from ..running.store import Store
 
 
 @click.group("cache", invoke_without_command=True)
@@ -22,7 +22,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    from ..sizes import format_size
+    from ..planning.sizes import format_size
 
     store = _store()
     stats = store.stats()
@@ -38,7 +38,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Prints JSON.")
 def prune(size: str, as_json: bool) -> None:
     """Drops the results that were not used for longest, until the rest has at most SIZE."""
-    from ..sizes import parse_size
+    from ..planning.sizes import parse_size
 
     store = _store()
     _dropped(store, store.prune(parse_size(size, "--to")), as_json)
@@ -53,7 +53,7 @@ def clear(as_json: bool) -> None:
 
 
 def _dropped(store: Store, size: int, as_json: bool) -> None:
-    from ..sizes import format_size
+    from ..planning.sizes import format_size
 
     left = store.stats()
     if as_json:

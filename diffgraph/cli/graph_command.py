@@ -16,11 +16,11 @@ from .report import UsageProblem
 
 if TYPE_CHECKING:
     from ..bundles import Bundle
-    from ..graph import GraphDocument, Input
+    from ..language.graph import GraphDocument, Input
+    from ..language.sources import Loader, Source
     from ..ports import Port
     from ..registry import Registry
     from ..session import Prepared, Session
-    from ..sources import Loader, Source
 
 F = TypeVar("F", bound=Callable[..., Any])
 _OPENED = "diffgraph.opened"
@@ -301,7 +301,7 @@ def _variants(graph: GraphDocument) -> Iterator[tuple[str, str]]:
 
 def open_graph(address: str, own: frozenset[str] = frozenset()) -> Opened:
     """Reads the graph that a command names: a document, a shipped graph's name, or a file that carries a graph."""
-    from ..sources import Loader, open_source
+    from ..language.sources import Loader, open_source
 
     path, bundle = Path(address), None
     if path.suffix and path.suffix not in (".yaml", ".yml") and path.is_file():
@@ -399,9 +399,9 @@ def run_options(function: F) -> F:
 
 def run_session(device: str | None, dtype: str, memory: str | None, no_cache: bool, nodes: Sequence[Path]) -> Session:
     """The session of `run` and `plan`."""
+    from ..planning.sizes import parse_size
     from ..results import default_results
     from ..session import Options, Session
-    from ..sizes import parse_size
 
     size = parse_size(memory, "--memory") if memory is not None else None
     options = Options(device, dtype, size, not no_cache, tuple(nodes))

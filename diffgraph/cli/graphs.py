@@ -26,7 +26,7 @@ def command(copied: str | None, as_json: bool) -> None:
         for path in paths if not as_json else ():
             click.echo(path)
         return
-    from ..sources import Loader, package_source, shipped_address, shipped_graphs
+    from ..language.sources import Loader, package_source, shipped_address, shipped_graphs
 
     found = []
     for name in shipped_graphs():
@@ -44,7 +44,7 @@ def copy(name: str, folder: Path) -> list[Path]:
 
     Raises InputError where a file of that name, with other content, is there; StoreError where one cannot be written.
     """
-    from ..sources import Loader, included, package_source, shipped_address
+    from ..language.sources import Loader, included, package_source, shipped_address
     from .output import write_over
 
     source = package_source(shipped_address(name))

@@ -17,8 +17,8 @@ from ..errors import InputError, StoreError
 from ..values import is_record, leaves
 
 if TYPE_CHECKING:
+    from ..checking.unify import Value
     from ..session import Prepared
-    from ..unify import Value
 
 PROBE_BYTES = 1 << 16
 TENSORS = ".safetensors"

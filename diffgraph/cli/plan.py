@@ -13,7 +13,7 @@ from .tables import table
 
 if TYPE_CHECKING:
     from ..components import Handle
-    from ..program import Program
+    from ..planning.program import Program
     from ..session import Prepared
 
 STATES = {"run": "run", "cached": "cached", "unused": "not needed"}
@@ -48,7 +48,7 @@ def command(
 
 
 def _print(prepared: Prepared, program: Program, units: list[dict[str, Any]], parts: list[dict[str, Any]]) -> None:
-    from ..sizes import format_count, format_size
+    from ..planning.sizes import format_count, format_size
 
     table(
         [(unit["node"], unit["what"], STATES[unit["state"]]) for unit in units],
@@ -100,7 +100,7 @@ def _source(handle: Handle) -> str:
 
 def _parameters(handle: Handle, absent: list[str]) -> int | None:
     """How many numbers its weights have, from the headers of its files; None where these are not here."""
-    from ..tensors import read_header
+    from ..weights.tensors import read_header
 
     if handle.folder is None or absent or not handle.kind.trainable:
         return None

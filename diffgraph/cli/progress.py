@@ -15,7 +15,7 @@ from .report import State, say
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from ..run import Event
+    from ..running.run import Event
 
 
 class Listener:

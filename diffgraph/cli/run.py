@@ -63,7 +63,7 @@ def command(
 
 def _compare_files(asked: Opened, prepared: Prepared, listener: Listener) -> None:
     """Says where an input file is not the one that the picture was made from."""
-    from ..run import Event
+    from ..running.run import Event
 
     for name in asked.bundle.differing(prepared.values) if asked.bundle is not None else ():
         listener(Event("warning", text=f"{name}: this is not the file that {asked.address} was made from"))
@@ -117,7 +117,7 @@ class Run:
     def _stored(self, listener: Listener) -> dict[str, list[bytes]]:
         """The files that an earlier run made, so that neither the value nor torch is needed."""
         from ..results import files_key, stored_files
-        from ..run import Event
+        from ..running.run import Event
 
         results, found = self.prepared.results, {}
         for name, writer in self.writers.items() if results is not None else ():
@@ -137,7 +137,7 @@ class Run:
     def _made(self, name: str, writer: Writer, value: Any, listener: Listener) -> list[bytes]:
         """The files of a value, kept for the same run another time."""
         from ..results import files_key, keep_files, make_files
-        from ..run import Event
+        from ..running.run import Event
 
         try:
             files = make_files(writer, value, self.metadata)

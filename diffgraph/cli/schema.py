@@ -19,10 +19,10 @@ def command(files: tuple[Path, ...]) -> None:
     Save it, and name it in a document's first line: an editor with a YAML language server then completes and checks it.
 
     \b
-    diffgraph schema > diffgraph.schema.json
-    # yaml-language-server: $schema=diffgraph.schema.json
+    diffgraph schema > diffgraph.language.schema.json
+    # yaml-language-server: $schema=diffgraph.language.schema.json
     """
+    from ..language.schema import document_schema
     from ..registry import registry
-    from ..schema import document_schema
 
     click.echo(json.dumps(document_schema(registry(files)), indent=1))

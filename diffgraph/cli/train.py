@@ -38,7 +38,7 @@ def command(
     from ..builder import Graph
     from ..registry import registry
     from ..session import Options
-    from ..train import train
+    from ..training.train import train
 
     given = asked.given(pairs, registry(nodes))
     folder = out if out is not None else Path("runs") / (asked.graph.name or Path(asked.address).stem)

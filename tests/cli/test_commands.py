@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from diffgraph.language.sources import graphs_folder, shipped_graphs
 from diffgraph.registry import registry
-from diffgraph.sources import graphs_folder, shipped_graphs
 
 from .conftest import NOTE, PICTURE, SUM, Command, write
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from diffgraph.cli.progress import Listener, Loop, Screen, clock
 from diffgraph.cli.report import State
-from diffgraph.run import Event
+from diffgraph.running.run import Event
 
 
 class Drawn:

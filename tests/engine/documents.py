@@ -7,9 +7,15 @@ from typing import Any
 from hypothesis import strategies as st
 
 NAMES = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,8}", fullmatch=True)
-TEXTS = st.text(max_size=6) | st.sampled_from(["$", "$x", "$$", "null", "1", "1e3", "no", "a: b", " ", "#", "\n", "ä", "0x1"])
+TEXTS = st.text(max_size=6) | st.sampled_from(
+    ["$", "$x", "$$", "null", "1", "1e3", "no", "a: b", " ", "#", "\n", "ä", "0x1"]
+)
 SCALARS = (
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXTS
 )
 LITERALS = SCALARS | st.lists(SCALARS, max_size=3) | st.lists(st.lists(SCALARS, max_size=2), max_size=2)
 
@@ -63,7 +69,9 @@ def bodies(draw: st.DrawFn, form: str, names: list[str], depth: int) -> dict[str
         out["as"] = draw(NAMES)
         own.append(out["as"])
     if form == "loop":
-        out["carry"] = draw(tables(names, draw(st.lists(NAMES.filter(lambda n: n not in own), min_size=1, max_size=2, unique=True))))
+        out["carry"] = draw(
+            tables(names, draw(st.lists(NAMES.filter(lambda n: n not in own), min_size=1, max_size=2, unique=True)))
+        )
         own += list(out["carry"])
     inside = draw(scopes([*names, *own], depth))
     out["nodes"] = inside
@@ -71,7 +79,9 @@ def bodies(draw: st.DrawFn, form: str, names: list[str], depth: int) -> dict[str
     if form == "loop":
         out["next"] = draw(tables(seen, list(out["carry"])))
         if draw(st.booleans()):
-            out["collect"] = draw(tables(seen, draw(st.lists(NAMES.filter(lambda n: n not in own), min_size=1, max_size=2, unique=True))))
+            out["collect"] = draw(
+                tables(seen, draw(st.lists(NAMES.filter(lambda n: n not in own), min_size=1, max_size=2, unique=True)))
+            )
     elif form == "grad":
         out["of"] = draw(arguments(seen))
     else:
@@ -96,7 +106,9 @@ def inputs(draw: st.DrawFn) -> dict[str, Any]:
     """Declared inputs by name."""
     out: dict[str, Any] = {}
     for name in draw(st.lists(NAMES, max_size=3, unique=True)):
-        spec: dict[str, Any] = {"type": draw(st.sampled_from(["int", "float", "text", "bool", "Vector", "list[float]", "choice"]))}
+        spec: dict[str, Any] = {
+            "type": draw(st.sampled_from(["int", "float", "text", "bool", "Vector", "list[float]", "choice"]))
+        }
         if draw(st.booleans()):
             spec["default"] = draw(LITERALS)
         for key in draw(st.sets(st.sampled_from(["min", "max"]))):

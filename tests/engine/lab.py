@@ -9,11 +9,11 @@ from typing import Any
 
 from diffgraph.builder import Graph
 from diffgraph.errors import CheckFailed, DiffgraphError
+from diffgraph.language.sources import Loader, open_source
 from diffgraph.registry import registry
-from diffgraph.run import Event
+from diffgraph.running.run import Event
+from diffgraph.running.store import Layers, Memory, Store
 from diffgraph.session import Options, Prepared, Session
-from diffgraph.sources import Loader, open_source
-from diffgraph.store import Layers, Memory, Store
 
 
 def document(nodes: str, *, outputs: str = "{value: $value}", inputs: str = "") -> str:
@@ -71,9 +71,7 @@ class Lab:
         session = Session(options or Options(device="cpu"), self.results)
         if isinstance(graph, Path):
             source, loader = open_source(graph), Loader()
-            return session.prepare(
-                loader.load(source), source, loader, inputs, variant=variant, sets=sets, show=show
-            )
+            return session.prepare(loader.load(source), source, loader, inputs, variant=variant, sets=sets, show=show)
         graph = load(graph) if isinstance(graph, str) else graph
         return session.prepare(
             graph.document, graph.source, graph.loader, inputs, variant=variant, sets=sets, show=show

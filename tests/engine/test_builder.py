@@ -151,7 +151,11 @@ def test_variants_and_sets() -> None:
     assert g.plan(options=NOT_KEPT, sets={"value.b": 7}).run()["value"] == 8.0
     assert g.plan(options=NOT_KEPT, variant="large", sets={"value.b": 7}).run()["value"] == 17.0
     assert load(text).document == g.document, "a variant changes nothing in the graph itself"
-    for bad, message in (({"valu.b": 1}, "did you mean 'value'"), ({"value": 1}, "write NODE.KEY"), ({"value.c": 1}, "no input 'c'")):
+    for bad, message in (
+        ({"valu.b": 1}, "did you mean 'value'"),
+        ({"value": 1}, "write NODE.KEY"),
+        ({"value.c": 1}, "no input 'c'"),
+    ):
         with pytest.raises((InputError, CheckFailed), match=message):
             g.plan(options=NOT_KEPT, sets=bad)
     with pytest.raises(InputError, match="did you mean 'large'"):
@@ -279,7 +283,12 @@ def test_a_component_class_of_no_package() -> None:
 
 def test_what_is_no_node() -> None:
     g = Graph()
-    for what, message in (("arith.Ad", "did you mean arith.Add"), (print, "is no node"), (3, "is no node"), (FormatterConfig, "is no node")):
+    for what, message in (
+        ("arith.Ad", "did you mean arith.Add"),
+        (print, "is no node"),
+        (3, "is no node"),
+        (FormatterConfig, "is no node"),
+    ):
         with pytest.raises(CheckError, match=message):
             g.add(what)
 
@@ -360,7 +369,9 @@ def test_lists_may_hold_wires_at_any_depth() -> None:
     wire = g.add("arith.Add", a=1.0)
     g.output("y", g.add("arith.Pass", value=[[wire, 2.0], [3.0]]))
     assert g(options=NOT_KEPT).y == [[1.0, 2.0], [3.0]]
-    same(g, document("a: {node: arith.Add, a: 1.0}\np: {node: arith.Pass, value: [[$a, 2.0], [3.0]]}", outputs="{y: $p}"))
+    same(
+        g, document("a: {node: arith.Add, a: 1.0}\np: {node: arith.Pass, value: [[$a, 2.0], [3.0]]}", outputs="{y: $p}")
+    )
 
 
 # --- names
@@ -391,7 +402,11 @@ def test_names_are_made_and_taken_as_in_a_document() -> None:
 
 
 def test_a_loaded_graph_is_built_on(tmp_path: Path) -> None:
-    g = load(document("value: {loop: [1], as: i, carry: {x: 0.0}, nodes: {y: {node: arith.Add, a: $x, b: $i}}, next: {x: $y}}"))
+    g = load(
+        document(
+            "value: {loop: [1], as: i, carry: {x: 0.0}, nodes: {y: {node: arith.Add, a: $x, b: $i}}, next: {x: $y}}"
+        )
+    )
     for name in ("value", "y", "x", "i"):
         with pytest.raises(CheckError, match="taken already"):
             g.add("arith.Add", name=name, a=1.0)
@@ -403,7 +418,9 @@ def test_a_loaded_graph_is_built_on(tmp_path: Path) -> None:
 
 
 def test_results_are_attributes() -> None:
-    result = load(document("value: {node: arith.Add, a: 1}", outputs="{value: $value, other: $value}"))(options=NOT_KEPT)
+    result = load(document("value: {node: arith.Add, a: 1}", outputs="{value: $value, other: $value}"))(
+        options=NOT_KEPT
+    )
     assert result.value == result["value"] == 1.0
     assert set(dir(result)) == {"value", "other"}
     assert repr(result) == "<Result value, other>"

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from diffgraph.builder import Graph
 from diffgraph.components import Opener
 from diffgraph.errors import CheckFailed
+from diffgraph.language.sources import Loader, open_source
 from diffgraph.session import Options, Session
-from diffgraph.sources import Loader, open_source
 
 from .lab import Lab, document, load, problems
 
@@ -197,10 +198,17 @@ def included(folder: Path, part: str, top: str, inputs: str) -> list[str]:
 def test_an_included_graph_is_checked_with_what_is_wired_into_it(tmp_path: Path) -> None:
     part = "p: {node: arith.Plus, a: $x, b: $y}\nvalue: {node: arith.Total, vector: $p}"
     inputs = "x: {type: Vector}\ny: {type: Vector}"
-    assert included(tmp_path, part, "v: {node: arith.Ones, n: 2}\nvalue: {graph: part.yaml, x: $v, y: $v}", inputs) == []
+    assert (
+        included(tmp_path, part, "v: {node: arith.Ones, n: 2}\nvalue: {graph: part.yaml, x: $v, y: $v}", inputs) == []
+    )
     assert included(
-        tmp_path, part, "v: {node: arith.Ones, n: 2}\nw: {node: arith.Ones, n: 3}\nvalue: {graph: part.yaml, x: $v, y: $w}", inputs
-    ) == ["part.yaml:6:35  p.b: expected shape [2], got [3] (in value, included at g.yaml:5:10)\n  from $y; $x would fit"]
+        tmp_path,
+        part,
+        "v: {node: arith.Ones, n: 2}\nw: {node: arith.Ones, n: 3}\nvalue: {graph: part.yaml, x: $v, y: $w}",
+        inputs,
+    ) == [
+        "part.yaml:6:35  p.b: expected shape [2], got [3] (in value, included at g.yaml:5:10)\n  from $y; $x would fit"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -262,7 +270,9 @@ def test_weights_handed_on_are_found_beside_the_document_that_wrote_them(tmp_pat
 
 
 def test_a_graph_with_protocols_is_checked_alone_and_with_a_component(tmp_path: Path) -> None:
-    part = "v: {node: arith.Ones, n: $mapper.size}\nw: {call: $mapper, vector: $v}\nvalue: {node: arith.Total, vector: $w}"
+    part = (
+        "v: {node: arith.Ones, n: $mapper.size}\nw: {call: $mapper, vector: $v}\nvalue: {node: arith.Total, vector: $w}"
+    )
     inputs = "mapper: {type: arith.Mapper}"
     assert problems(document(part, inputs=inputs)) == []
     top = "l: {node: arith.Linear, in_features: 3, out_features: 2}\nvalue: {graph: part.yaml, mapper: $l}"

@@ -15,9 +15,21 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffgraph import document
-from diffgraph.document import MAX_BYTES, MAX_DEPTH, MAX_KEY, MAX_NODES, Items, Scalar, Table, parse, plain, read, write
 from diffgraph.errors import DocumentError, Place
+from diffgraph.language import document
+from diffgraph.language.document import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_KEY,
+    MAX_NODES,
+    Items,
+    Scalar,
+    Table,
+    parse,
+    plain,
+    read,
+    write,
+)
 
 ROOT = Path(document.__file__).parents[1]
 PARSERS = {"libyaml": getattr(yaml, "CSafeLoader", yaml.SafeLoader), "python": yaml.SafeLoader}
@@ -183,7 +195,7 @@ def test_depth() -> None:
 def test_a_deep_file_neither_crashes_nor_lasts(opening: str) -> None:
     """200,000 `[` overflow the C stack of PyYAML's composer; in a process of its own, for then this would kill it."""
     code = (
-        "import sys\nfrom diffgraph.document import parse\nfrom diffgraph.errors import DocumentError\n"
+        "import sys\nfrom diffgraph.language.document import parse\nfrom diffgraph.errors import DocumentError\n"
         f"text = ({opening!r} * 200000)[:4000000] if '\\n' not in {opening!r} else "
         "''.join(' ' * depth + 'a:\\n' for depth in range(2000))\n"
         "try: parse(text.encode(), 'a')\nexcept DocumentError as error: sys.stdout.write(error.message)\n"

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from diffgraph.builder import Graph
-from diffgraph.document import parse, plain, write
 from diffgraph.errors import CheckFailed, DiffgraphError
+from diffgraph.language.document import parse, plain, write
 from diffgraph.session import Options
 
 from .documents import documents
@@ -86,7 +86,16 @@ def said(error: DiffgraphError) -> None:
     """A message for people: words, no object's address, no name of an exception of Python's own."""
     text = str(error)
     assert error.message.strip()
-    for sign in ("object at 0x", "Traceback", "KeyError", "AttributeError", "AssertionError", "IndexError", "RecursionError", "UnboundLocal"):
+    for sign in (
+        "object at 0x",
+        "Traceback",
+        "KeyError",
+        "AttributeError",
+        "AssertionError",
+        "IndexError",
+        "RecursionError",
+        "UnboundLocal",
+    ):
         assert sign not in text, text
 
 
@@ -113,7 +122,10 @@ def test_edited_text(text: str) -> None:
 
 
 @settings(bounded, max_examples=150)
-@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: ("diffgraph: 1\n" + text).encode("utf-8", "replace")))
+@given(
+    st.binary(max_size=200)
+    | st.text(max_size=200).map(lambda text: ("diffgraph: 1\n" + text).encode("utf-8", "replace"))
+)
 def test_bytes(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     place = tmp_path_factory.getbasetemp() / "bytes.yaml"
     place.write_bytes(data)

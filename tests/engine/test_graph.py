@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from diffgraph.builder import Graph
-from diffgraph.document import parse, write
 from diffgraph.errors import CheckFailed, DiffgraphError, DocumentError
-from diffgraph.graph import Body, GraphDocument, ListOf, Lit, Node, Ref, node_refs, ordered
-from diffgraph.reading import read_graph
-from diffgraph.sources import Loader, Source, open_source
-from diffgraph.writing import document_plain, graph_hash
+from diffgraph.language.document import parse, write
+from diffgraph.language.graph import Body, GraphDocument, ListOf, Lit, Node, Ref, node_refs, ordered
+from diffgraph.language.reading import read_graph
+from diffgraph.language.sources import Loader, Source, open_source
+from diffgraph.language.writing import document_plain, graph_hash
 
 from .documents import documents
 from .lab import document, load
@@ -87,12 +87,15 @@ train:
     graph = read(text)
     assert write(document_plain(graph)) == text
     assert graph.inputs["key"].secret and graph.inputs["key"].required
-    assert graph.nodes["same"].args["value"] == ListOf(
-        (
-            Ref("value", place=graph.nodes["same"].args["value"].items[0].place),  # type: ignore[union-attr]
-            *graph.nodes["same"].args["value"].items[1:],  # type: ignore[union-attr]
-        ),
-        graph.nodes["same"].args["value"].place,
+    assert (
+        graph.nodes["same"].args["value"]
+        == ListOf(
+            (
+                Ref("value", place=graph.nodes["same"].args["value"].items[0].place),  # type: ignore[union-attr]
+                *graph.nodes["same"].args["value"].items[1:],  # type: ignore[union-attr]
+            ),
+            graph.nodes["same"].args["value"].place,
+        )
     )
     last = graph.nodes["same"].args["value"].items[3]  # type: ignore[union-attr]
     assert isinstance(last, Lit) and last.value == "$5"
@@ -148,7 +151,12 @@ def test_the_hash_is_of_neither_names_nor_order() -> None:
     head, body = BASE.split("nodes:\n")
     before, tail = body.split("  l:\n")
     loop, rest = tail.split("  value:")
-    renamed = BASE.replace("as: i", "as: turn").replace("b: $i", "b: $turn").replace("{c:", "{inner:").replace("$c,", "$inner,")
+    renamed = (
+        BASE.replace("as: i", "as: turn")
+        .replace("b: $i", "b: $turn")
+        .replace("{c:", "{inner:")
+        .replace("$c,", "$inner,")
+    )
     shuffled = f"{head}nodes:\n  value:{rest.split('outputs')[0]}  l:\n{loop}" + "\n".join(
         reversed(before.strip("\n").split("\n"))
     ) + "\noutputs: {value: $value}\n"  # fmt: skip
@@ -214,7 +222,11 @@ def test_the_order_of_nodes_never_changes_the_hash(plain: dict[str, Any], random
 
 
 def test_the_order_of_the_document_is_kept_where_it_will_do() -> None:
-    graph = read(document("b: {node: arith.Add, a: $c}\na: {node: arith.Add, a: 1}\nc: {node: arith.Add, a: 1}\nvalue: {node: arith.Add, a: $b, b: $a}"))
+    graph = read(
+        document(
+            "b: {node: arith.Add, a: $c}\na: {node: arith.Add, a: 1}\nc: {node: arith.Add, a: 1}\nvalue: {node: arith.Add, a: $b, b: $a}"
+        )
+    )
     order, cycle = ordered(graph.nodes)
     assert [node.name for node in order] == ["a", "c", "b", "value"]
     assert cycle == []
@@ -230,7 +242,12 @@ def test_a_cycle_is_named_in_a_graph_of_any_size() -> None:
 def test_references_of_bodies_reach_out_only() -> None:
     graph = read(BASE)
     assert {ref.name for ref in node_refs(graph.nodes["l"])} == {"b", "a"}
-    nested = Node("n", "when", Ref("flag"), body=Body({"x": Node("x", "node", Lit("T"), {"a": Ref("y"), "b": Ref("z")})}, {"o": Ref("x")}))
+    nested = Node(
+        "n",
+        "when",
+        Ref("flag"),
+        body=Body({"x": Node("x", "node", Lit("T"), {"a": Ref("y"), "b": Ref("z")})}, {"o": Ref("x")}),
+    )
     assert {ref.name for ref in node_refs(nested)} == {"flag", "y", "z"}
 
 
@@ -253,7 +270,12 @@ def test_an_include_cannot_leave_its_root(tmp_path: Path) -> None:
     leaf = document("value: {node: arith.Add, a: 1}")
     (outside / "leaf.yaml").write_text(leaf)
     (root / "leaf.yaml").write_text(leaf)
-    for text in ("../outside/leaf.yaml", "sub/../../outside/leaf.yaml", str(outside / "leaf.yaml"), "./../outside/leaf.yaml"):
+    for text in (
+        "../outside/leaf.yaml",
+        "sub/../../outside/leaf.yaml",
+        str(outside / "leaf.yaml"),
+        "./../outside/leaf.yaml",
+    ):
         assert "may not leave the document's folder" in include_error(root, text)
     (root / "link.yaml").symlink_to(outside / "leaf.yaml")
     (root / "linked").symlink_to(outside)
@@ -292,7 +314,13 @@ def test_a_mistake_in_an_included_document_is_placed_there_and_told_once(tmp_pat
     )
     with pytest.raises(CheckFailed) as raised:
         Graph.load(tmp_path / "g.yaml").check()
-    said = [(str(p.place).removeprefix(f"{tmp_path}/"), p.message.removesuffix(f" (in a, included at {tmp_path}/g.yaml:3:6)")) for p in raised.value.problems]
+    said = [
+        (
+            str(p.place).removeprefix(f"{tmp_path}/"),
+            p.message.removesuffix(f" (in a, included at {tmp_path}/g.yaml:3:6)"),
+        )
+        for p in raised.value.problems
+    ]
     assert said == [
         ("bad.yaml:5:38", "value: arith.Add has no input 'c'"),
         ("bad.yaml:6:11", "unread: a node has one of the keys node, call, graph, loop, map, when, grad; this has nod"),
@@ -319,7 +347,9 @@ def test_a_document_of_a_bundle_includes_from_the_bundle_alone() -> None:
         Graph.from_source(Source("g.yaml", "g.yaml", bundle={"g.yaml": bundle["g.yaml"]}), Loader()).check()
 
 
-def test_an_existing_file_wins_over_a_shipped_name_and_a_folder_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_file_wins_over_a_shipped_name_and_a_folder_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "glide").mkdir()
     assert open_source("glide").address == "pkg://diffgraph/glide.yaml"

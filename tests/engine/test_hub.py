@@ -20,11 +20,11 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from diffgraph import digests, hub
-from diffgraph.addresses import parse_address
 from diffgraph.errors import DiffgraphError, HubError
-from diffgraph.hub import Hub, HubSource
-from diffgraph.weights import load_pretrained, open_folder
+from diffgraph.weights import digests, hub
+from diffgraph.weights.addresses import parse_address
+from diffgraph.weights.hub import Hub, HubSource
+from diffgraph.weights.loading import load_pretrained, open_folder
 
 from ..hub_server import TOKEN, HubServer
 from .test_weights import AnyPlan, Tiny, TinyConfig, Words

@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 import torch
-from diffgraph.builder import Graph
-from diffgraph.errors import CheckError
-from diffgraph.graph import GraphDocument, Lit, Node, Ref
-from diffgraph.keys import digest, literal_key
-from diffgraph.registry import registry
-from diffgraph.session import Options, Session
-from diffgraph.sources import Loader, Source
 from hypothesis import given
 from hypothesis import strategies as st
+
+from diffgraph.builder import Graph
+from diffgraph.errors import CheckError
+from diffgraph.language.graph import GraphDocument, Lit, Node, Ref
+from diffgraph.language.sources import Loader, Source
+from diffgraph.planning.keys import digest, literal_key
+from diffgraph.registry import registry
+from diffgraph.session import Options, Session
 
 from .lab import Lab, document, load
 
@@ -98,7 +99,9 @@ def test_another_seed_neither_runs_nor_loads_the_encoder(tmp_path: Path, lab: La
         ({"seed": 5}, {"tickets", "drawn", "value"}), ({"number": 3}, set()),
     ],
 )  # fmt: skip
-def test_an_input_invalidates_what_depends_on_it(given: dict[str, Any], reruns: set[str], tmp_path: Path, lab: Lab) -> None:
+def test_an_input_invalidates_what_depends_on_it(
+    given: dict[str, Any], reruns: set[str], tmp_path: Path, lab: Lab
+) -> None:
     place = pipeline(tmp_path)
     lab.run(place)
     assert run_paths(lab, place, **given) == reruns
@@ -114,7 +117,9 @@ def test_an_input_invalidates_what_depends_on_it(given: dict[str, Any], reruns: 
         ("weights: words", "weights: words, language: de", {"numbers"}),
     ],
 )
-def test_a_parameter_invalidates_what_depends_on_it(old: str, new: str, reruns: set[str], tmp_path: Path, lab: Lab) -> None:
+def test_a_parameter_invalidates_what_depends_on_it(
+    old: str, new: str, reruns: set[str], tmp_path: Path, lab: Lab
+) -> None:
     place = pipeline(tmp_path)
     lab.run(place)
     pipeline(tmp_path, place.read_text().replace(old, new))
@@ -227,7 +232,12 @@ def test_loops_are_keyed_by_their_sequence_start_and_body(lab: Lab) -> None:
     assert run_paths(lab, text) == set()
     for old, new in (("[1, 2]", "[1, 3]"), ("s: 0.0", "s: 1.0"), ("b: 2}", "b: 3}"), ("arith.Multiply", "arith.Add")):
         assert run_paths(lab, text.replace(old, new)) == {"value"}
-    renamed = text.replace("as: i", "as: j").replace("b: $i", "b: $j").replace("  a: {", "  first: {").replace("$a,", "$first,")
+    renamed = (
+        text.replace("as: i", "as: j")
+        .replace("b: $i", "b: $j")
+        .replace("  a: {", "  first: {")
+        .replace("$a,", "$first,")
+    )
     assert run_paths(lab, renamed) == set()
 
 
@@ -357,7 +367,10 @@ def test_a_chain_of_20_000_nodes_neither_recurses_nor_is_quadratic() -> None:
 
 def test_a_long_chain_reads_from_a_document(lab: Lab) -> None:
     count = 3_000
-    lines = ["n0: {node: arith.Add, a: 0}", *(f"n{i}: {{node: arith.Add, a: $n{i - 1}, b: 1}}" for i in range(1, count))]
+    lines = [
+        "n0: {node: arith.Add, a: 0}",
+        *(f"n{i}: {{node: arith.Add, a: $n{i - 1}, b: 1}}" for i in range(1, count)),
+    ]
     graph = load(document("\n".join(lines), outputs=f"{{value: $n{count - 1}}}"))
     graph.check()
     assert len(graph.hash()) == 64
@@ -372,8 +385,8 @@ from pathlib import Path
 from diffgraph.components import GivenAddress
 from diffgraph.registry import registry
 from diffgraph.session import Options, Session
-from diffgraph.sources import Loader, open_source
-from diffgraph.store import Store
+from diffgraph.language.sources import Loader, open_source
+from diffgraph.running.store import Store
 store = Store(Path(sys.argv[2]), records=lambda place: registry().record_types(place))
 source, loader = open_source(sys.argv[1]), Loader()
 prepared = Session(Options(device="cpu"), store).prepare(loader.load(source), source, loader, {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diffgraph import Graph, Options, node
-from diffgraph.graph import Lit
+from diffgraph.language.graph import Lit
 
 NO_CACHE = Options(cache=False)
 

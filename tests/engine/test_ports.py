@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffgraph.authoring import Bound, Fact, File, Kind, node
+from diffgraph.checking.dims import Dim, parse_dim
+from diffgraph.checking.unify import Mismatch, Unifier, Use, Value, literal_value
 from diffgraph.describe import describe_signature, read_annotation
-from diffgraph.dims import Dim, parse_dim
 from diffgraph.ports import (
     ANY,
     BOOL,
@@ -26,7 +27,6 @@ from diffgraph.ports import (
     port_from_json,
     port_to_json,
 )
-from diffgraph.unify import Mismatch, Unifier, Use, Value, literal_value
 
 Thing = Annotated[Any, Kind("Thing")]
 Special = Annotated[Any, Kind("Special", of="Thing")]
@@ -145,7 +145,9 @@ def test_a_shape_is_read_where_it_is_declared() -> None:
             port(Annotated[Thing, shape])
 
 
-def meet(shape: Sequence[int | str], wanted: str, unifier: Unifier | None = None, names: dict[str, Any] | None = None) -> str | None:
+def meet(
+    shape: Sequence[int | str], wanted: str, unifier: Unifier | None = None, names: dict[str, Any] | None = None
+) -> str | None:
     """What is wrong with a value of this shape at a port of that one."""
     unifier = unifier or Unifier()
     value = Value(Type("kind", "Thing"), tuple(Dim.of(d) for d in shape))
@@ -232,7 +234,9 @@ def test_shapes_of_numbers_meet_where_they_are_equal(left: list[int], right: lis
 # --- facts
 
 
-def facts(given: dict[str, str], wanted: dict[str, str], unifier: Unifier | None = None, use: Use | None = None) -> str | None:
+def facts(
+    given: dict[str, str], wanted: dict[str, str], unifier: Unifier | None = None, use: Use | None = None
+) -> str | None:
     unifier = unifier or Unifier()
     value = Value(Type("kind", "Thing"), facts=given)
     try:
@@ -275,7 +279,14 @@ def test_compatible_types() -> None:
     assert compatible(Type("choice", options=("a",)), Type("choice", options=("a", "b")))
     assert compatible(Type("choice", options=("a",)), TEXT)
     others = Type("kind", "Other"), Type("kind", "Cousin", of="Thing")
-    for have, want in ((FLOAT, INT), (BOOL, INT), (TEXT, INT), (thing, others[0]), (special, others[1]), (thing, FLOAT)):
+    for have, want in (
+        (FLOAT, INT),
+        (BOOL, INT),
+        (TEXT, INT),
+        (thing, others[0]),
+        (special, others[1]),
+        (thing, FLOAT),
+    ):
         assert not compatible(have, want)
 
 

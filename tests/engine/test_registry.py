@@ -147,7 +147,13 @@ def test_a_type_declared_twice_is_an_error(tmp_path: Path) -> None:
 
 def test_a_kind_declared_in_two_ways_is_an_error() -> None:
     found = Registry()
-    index: dict[str, Any] = {"module": "a", "nodes": [], "records": {}, "files": [], "kinds": {"K": {"form": "kind", "name": "K"}}}
+    index: dict[str, Any] = {
+        "module": "a",
+        "nodes": [],
+        "records": {},
+        "files": [],
+        "kinds": {"K": {"form": "kind", "name": "K"}},
+    }
     found.add_index(index, "1")
     found.add_index({**index, "module": "b"}, "2")
     with pytest.raises(DiffgraphError, match="the kind K is declared in two ways, the second in c"):
@@ -159,7 +165,9 @@ def test_a_kind_declared_in_two_ways_is_an_error() -> None:
 
 def in_a_process(folder: Path, script: str) -> str:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(PACKAGES), str(folder)])}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=folder, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=folder, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -188,7 +196,9 @@ def test_nothing_in_the_working_directory_is_imported(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(FILE.format("Paired", 1))
     script = "import sys; sys.path = [p for p in sys.path if p]; from pathlib import Path; from diffgraph.registry import registry; print('Paired' in registry([Path('mine.py')]).nodes)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(PACKAGES)])}
-    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
+    )
     assert done.stdout == "True\n", done.stderr
 
 

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from arith.kinds import Vector
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from diffgraph.authoring import node
 from diffgraph.builder import Graph
 from diffgraph.errors import CheckFailed, Interrupted, RunError
-from diffgraph.run import Event
+from diffgraph.running.run import Event
 from diffgraph.session import Options
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from .lab import Lab, document, line_of, load
 
@@ -168,10 +169,10 @@ def test_a_map_over_n_equals_n_single_runs(items: list[int]) -> None:
           outputs: {{square: $square, more: $more}}
         {1}
         """
-    singles = [
-        (value(document("value: {node: arith.Power, base: $x}", inputs="x: {type: float}"), x=i)) for i in items
-    ]
-    planned = document(body.format("$items", ""), inputs="items: {type: 'list[int]'}", outputs="{value: $squares.square}")
+    singles = [(value(document("value: {node: arith.Power, base: $x}", inputs="x: {type: float}"), x=i)) for i in items]
+    planned = document(
+        body.format("$items", ""), inputs="items: {type: 'list[int]'}", outputs="{value: $squares.square}"
+    )
     assert value(planned, items=items) == singles
     made = document(
         body.format("$all", "all: {node: arith.Pass, value: $items}"), inputs="items: {type: 'list[int]'}",
@@ -585,7 +586,10 @@ def test_a_failing_node_is_named_with_its_place_and_cause() -> None:
         """
     )
     error = failure(text)
-    assert str(error) == f"test.yaml:{line_of(text, 'arith.Fail')}:10  value failed: ValueError: no 1\n  --debug shows the traceback"
+    assert (
+        str(error)
+        == f"test.yaml:{line_of(text, 'arith.Fail')}:10  value failed: ValueError: no 1\n  --debug shows the traceback"
+    )
     assert error.node == "value"
     assert isinstance(error.__cause__, ValueError)
 
@@ -660,7 +664,8 @@ def test_out_of_memory_says_what_to_try() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["CUDA out of memory. Tried to allocate 20.00 MiB", "DefaultCPUAllocator: can't allocate memory: you tried"]
+    "words",
+    ["CUDA out of memory. Tried to allocate 20.00 MiB", "DefaultCPUAllocator: can't allocate memory: you tried"],
 )
 def test_torch_out_of_memory(words: str) -> None:
     @node("Greedy", version=1)
@@ -695,7 +700,10 @@ def test_a_change_in_place_is_caught_and_named(text: str) -> None:
 def test_a_change_in_place_of_what_came_from_the_store_is_caught(lab: Lab) -> None:
     body = "a: {node: arith.Grid, n: 2}"
     lab.run(document(body, outputs="{value: $a}"))
-    text = document(body + "\nb: {node: arith.ScribbleGrid, grid: $a}\nvalue: {node: arith.GridSum, grid: $b}", outputs="{value: $value, grid: $a}")
+    text = document(
+        body + "\nb: {node: arith.ScribbleGrid, grid: $a}\nvalue: {node: arith.GridSum, grid: $b}",
+        outputs="{value: $value, grid: $a}",
+    )
     with pytest.raises(RunError, match="b changed one of its inputs in place"):
         lab.run(text)
     assert lab.cached == ["a"]
@@ -831,7 +839,9 @@ def test_a_result_that_cannot_be_stored_is_given_with_a_warning(lab: Lab) -> Non
 # --- precision
 
 
-@pytest.mark.parametrize(("dtype", "expected"), [("fp16", torch.float16), ("bf16", torch.bfloat16), ("fp32", torch.float32)])
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("fp16", torch.float16), ("bf16", torch.bfloat16), ("fp32", torch.float32)]
+)
 def test_the_dtype_of_a_run(dtype: str, expected: torch.dtype, lab: Lab) -> None:
     text = """
         l: {node: arith.Linear, in_features: 3, out_features: 3}

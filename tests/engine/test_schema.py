@@ -9,10 +9,10 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from diffgraph.document import parse, plain
+from diffgraph.language.document import parse, plain
+from diffgraph.language.schema import document_schema
+from diffgraph.language.sources import graphs_folder
 from diffgraph.registry import registry
-from diffgraph.schema import document_schema
-from diffgraph.sources import graphs_folder
 
 SCHEMA: dict[str, Any] = document_schema(registry())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)

@@ -17,8 +17,8 @@ from diffgraph.builder import Graph
 from diffgraph.components import GivenAddress
 from diffgraph.errors import CheckFailed, DiffgraphError, InputError, RunError, WeightsError
 from diffgraph.results import kind_writer, make_files, make_result, provenance, writer_of
+from diffgraph.running.store import Store
 from diffgraph.session import Options, pick_device, precision_flags, torch_version
-from diffgraph.store import Store
 
 from .lab import Lab, document, load
 
@@ -68,7 +68,9 @@ def test_values_that_are_refused(inputs: str, given: dict[str, Any], said: str) 
 
 def test_all_that_is_wrong_with_the_inputs_is_told_together() -> None:
     with pytest.raises(CheckFailed) as raised:
-        load(document("value: {node: arith.Add, a: $x, b: $y}", inputs="x: {type: float}\ny: {type: float}"))(y="b", z=1, options=NOT_KEPT)
+        load(document("value: {node: arith.Add, a: $x, b: $y}", inputs="x: {type: float}\ny: {type: float}"))(
+            y="b", z=1, options=NOT_KEPT
+        )
     assert len(raised.value.problems) == 3
 
 
@@ -120,7 +122,8 @@ def test_a_list_of_files(tmp_path: Path, lab: Lab) -> None:
     for name in "ab":
         (tmp_path / f"{name}.txt").write_text(name * 3)
     text = document(
-        "value: {map: $notes, as: n, nodes: {t: {node: arith.NoteText, note: $n}}, outputs: {t: $t}}", inputs="notes: {type: 'list[Note]'}"
+        "value: {map: $notes, as: n, nodes: {t: {node: arith.NoteText, note: $n}}, outputs: {t: $t}}",
+        inputs="notes: {type: 'list[Note]'}",
     )
     assert lab.run(text, notes=[tmp_path / "a.txt", tmp_path / "b.txt"])["value"] == ["aaa", "bbb"]
 
@@ -128,9 +131,13 @@ def test_a_list_of_files(tmp_path: Path, lab: Lab) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_bytes(b"\xff\xfe")
     inputs = "note: {type: Note}"
-    assert f"note: there is no file {tmp_path}/note.txt\n  did you mean {tmp_path}/notes.txt?" == refused(inputs, note=tmp_path / "note.txt")
+    assert f"note: there is no file {tmp_path}/note.txt\n  did you mean {tmp_path}/notes.txt?" == refused(
+        inputs, note=tmp_path / "note.txt"
+    )
     assert refused(inputs, note=tmp_path) == f"note: {tmp_path} is a folder, not a file"
-    assert "notes.txt" in refused(inputs, note=tmp_path / "notes.txt") and "UTF-8" in refused(inputs, note=tmp_path / "notes.txt")
+    assert "notes.txt" in refused(inputs, note=tmp_path / "notes.txt") and "UTF-8" in refused(
+        inputs, note=tmp_path / "notes.txt"
+    )
     assert "cannot be read" in refused(inputs, note="a\0b") or "no file" in refused(inputs, note="a\0b")
     assert "no node package reads files of kind Grid" in refused("grid: {type: Grid}", grid=str(tmp_path / "notes.txt"))
 
@@ -158,7 +165,10 @@ def test_weights_of_a_document_and_of_the_user(tmp_path: Path, lab: Lab, monkeyp
     (tmp_path / "words" / "words.txt").write_text("blue red")
     place = tmp_path / "graphs" / "g.yaml"
     place.write_text(
-        document("l: {node: arith.Lexicon, weights: $w}\nvalue: {call: $l, text: red}", inputs="w: {type: weights, default: words}")
+        document(
+            "l: {node: arith.Lexicon, weights: $w}\nvalue: {call: $l, text: red}",
+            inputs="w: {type: weights, default: words}",
+        )
     )
     monkeypatch.chdir(tmp_path)
     assert lab.run(place)["value"] == [0], "a document's address is relative to it"
@@ -201,7 +211,8 @@ def test_weights_are_opened_at_the_first_call_and_not_before(tmp_path: Path, lab
 
 def test_a_plan_shows_what_will_be_done(tmp_path: Path, lab: Lab) -> None:
     text = document(
-        'f: {node: arith.Formatter, template: "<{}>"}\na: {call: $f, text: $x}\nvalue: {node: arith.Length, text: $a}', inputs="x: {type: text}"
+        'f: {node: arith.Formatter, template: "<{}>"}\na: {call: $f, text: $x}\nvalue: {node: arith.Length, text: $a}',
+        inputs="x: {type: text}",
     )
     states = {unit.path: unit.state for unit in lab.prepare(text, x="a").program().units}
     assert states == {"a": "run", "value": "run"}
@@ -211,9 +222,15 @@ def test_a_plan_shows_what_will_be_done(tmp_path: Path, lab: Lab) -> None:
 
 
 def test_an_intermediate_result_is_shown(lab: Lab) -> None:
-    text = document("parts: {node: arith.DivMod, a: 7, b: 2}\nvalue: {node: arith.Add, a: $parts.quotient, b: $parts.remainder}")
+    text = document(
+        "parts: {node: arith.DivMod, a: 7, b: 2}\nvalue: {node: arith.Add, a: $parts.quotient, b: $parts.remainder}"
+    )
     assert lab.run(text, show=("parts.quotient", "parts"))["parts.quotient"] == 3
-    for show, said in (("part", "no $part here"), ("parts.quot", "has no port or attribute 'quot'"), ("a b", "write NODE")):
+    for show, said in (
+        ("part", "no $part here"),
+        ("parts.quot", "has no port or attribute 'quot'"),
+        ("a b", "write NODE"),
+    ):
         with pytest.raises(DiffgraphError, match=said.replace("$", r"\$")):
             lab.run(text, show=(show,))
 
@@ -262,7 +279,12 @@ def test_an_entry_cut_off_is_damage_too(tmp_path: Path) -> None:
 def test_a_store_that_cannot_be_written_costs_a_warning(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("a file where the folder should be")
     lab = Lab(tmp_path)
-    assert lab.run(document("a: {node: arith.Add, a: 1}\nvalue: {node: arith.Add, a: $a}", outputs="{value: $value, a: $a}"))["value"] == 1.0
+    assert (
+        lab.run(
+            document("a: {node: arith.Add, a: 1}\nvalue: {node: arith.Add, a: $a}", outputs="{value: $value, a: $a}")
+        )["value"]
+        == 1.0
+    )
     assert len(lab.said) == 1 and lab.said[0].startswith("a result is not kept: ")
 
 
@@ -296,8 +318,8 @@ import sys
 from pathlib import Path
 from diffgraph.registry import registry
 from diffgraph.session import Options, Session
-from diffgraph.sources import Loader, open_source
-from diffgraph.store import Store
+from diffgraph.language.sources import Loader, open_source
+from diffgraph.running.store import Store
 store = Store(Path(sys.argv[2]), records=lambda place: registry().record_types(place))
 for number in range(int(sys.argv[3])):
     source, loader = open_source(sys.argv[1]), Loader()

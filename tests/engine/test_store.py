@@ -23,10 +23,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from diffgraph import store as module
-from diffgraph.entry import encode, record_name
 from diffgraph.errors import StoreError
-from diffgraph.store import MISSING, Layers, Memory, Store, cache_folder, size_of
+from diffgraph.running import store as module
+from diffgraph.running.entry import encode, record_name
+from diffgraph.running.store import MISSING, Layers, Memory, Store, cache_folder, size_of
 
 ROOT = Path(module.__file__).parents[1]
 
@@ -265,7 +265,7 @@ def run(code: str, *arguments: str, check: bool = True) -> subprocess.CompletedP
 def test_values_without_tensors_need_no_torch(tmp_path: Path) -> None:
     code = """
         import sys
-        from diffgraph.store import Memory, Layers, Store
+        from diffgraph.running.store import Memory, Layers, Store
         store = Layers(Memory(), Store(sys.argv[1]))
         store.put("ab" * 8, [1, 2.5, "x", (None, True)])
         assert Store(sys.argv[1]).get("ab" * 8) == [1, 2.5, "x", (None, True)]
@@ -484,7 +484,7 @@ def test_a_write_that_fails_half_way(tmp_path: Path) -> None:
     code = """
         import resource, sys, torch
         from diffgraph.errors import StoreError
-        from diffgraph.store import Store
+        from diffgraph.running.store import Store
         store = Store(sys.argv[1])
         store.put("ab" * 8, torch.zeros(10))
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -505,7 +505,7 @@ def test_a_write_that_fails_half_way(tmp_path: Path) -> None:
 
 WRITER = """
     import sys, torch
-    from diffgraph.store import MISSING, Store
+    from diffgraph.running.store import MISSING, Store
     torch.set_num_threads(1)
     def damaged(key, reason): print("damaged", key, reason, flush=True)
     store = Store(sys.argv[1], int(sys.argv[2]), on_damage=damaged)
@@ -566,7 +566,7 @@ def test_a_process_killed_in_the_middle_leaves_the_store_sound(tmp_path: Path) -
 def test_a_process_killed_before_the_file_has_its_name(tmp_path: Path) -> None:
     code = """
         import os, signal, sys
-        from diffgraph.store import Store
+        from diffgraph.running.store import Store
         store = Store(sys.argv[1])
         store.put("ab" * 8, "old")
         os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)

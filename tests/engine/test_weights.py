@@ -20,12 +20,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffgraph import digests, tensors
-from diffgraph.addresses import package_path, parse_address
 from diffgraph.authoring import Bound, Component
-from diffgraph.config import FieldSpec, fields_of, parse_config
 from diffgraph.errors import DiffgraphError, InputError, WeightsError
-from diffgraph.weights import init_module, load_module, open_folder
+from diffgraph.weights import digests, tensors
+from diffgraph.weights.addresses import package_path, parse_address
+from diffgraph.weights.config import FieldSpec, fields_of, parse_config
+from diffgraph.weights.loading import init_module, load_module, open_folder
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def test_package_address_is_the_graphs_folder() -> None:
 
 def test_package_address_imports_nothing() -> None:
     code = (
-        "import sys; from diffgraph.addresses import package_path; package_path('pkg://sympy/core');"
+        "import sys; from diffgraph.weights.addresses import package_path; package_path('pkg://sympy/core');"
         "print('sympy' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -688,8 +688,8 @@ def test_digest_is_of_contents_and_remembered(saved: Path, tmp_path: Path, monke
 def test_reading_configs_needs_no_torch(saved: Path) -> None:
     code = f"""
 import sys
-from diffgraph.config import FieldSpec, ValueType
-from diffgraph.weights import open_folder, read_config
+from diffgraph.weights.config import FieldSpec, ValueType
+from diffgraph.weights.loading import open_folder, read_config
 
 folder = open_folder({str(saved)!r})
 fields = {{"width": FieldSpec("width", ValueType("int"), 1)}}

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from diffgraph.builder import Graph
 from diffgraph.errors import DiffgraphError
 from diffgraph.nodes.models.unet2d import UNet2D
-from diffgraph.run import Event
+from diffgraph.running.run import Event
 from diffgraph.session import Options
 
 from .conftest import GRAPHS

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffgraph.run import Event
+from diffgraph.running.run import Event
 from diffgraph.session import Options
 
 from ..engine.lab import Lab

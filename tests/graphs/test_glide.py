@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from diffgraph.builder import Graph
 from diffgraph.nodes.models.unet_glide import UNetGLIDE
 from diffgraph.nodes.text.tokenizer import Tokenizer
-from diffgraph.run import Event
+from diffgraph.running.run import Event
 from diffgraph.session import Options
 
 from ..engine.lab import Lab

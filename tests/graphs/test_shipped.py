@@ -15,7 +15,7 @@ from diffgraph.builder import Graph
 from diffgraph.components import Opener
 from diffgraph.inputs import resolve_inputs
 from diffgraph.session import Options, Session
-from diffgraph.train import Trainer
+from diffgraph.training.train import Trainer
 
 from .conftest import GRAPHS, Cli
 

@@ -23,9 +23,9 @@ from safetensors.torch import load_file
 
 from diffgraph.builder import Graph
 from diffgraph.errors import CheckFailed, DiffgraphError, InputError, Interrupted, RunError, StoreError
-from diffgraph.run import Event
+from diffgraph.running.run import Event
 from diffgraph.session import Options
-from diffgraph.train import Trainer, train
+from diffgraph.training.train import Trainer, train
 
 from ..engine.lab import Lab
 from .conftest import GRAPHS
@@ -162,7 +162,7 @@ def test_kill_9_goes_on_from_the_last_checkpoint(whole: Path, data: Path, tmp_pa
         import os, signal, torch
         from pathlib import Path
         from diffgraph import Graph, Options
-        from diffgraph.train import train
+        from diffgraph.training.train import train
         torch.set_num_threads(1)
         def stop(event):
             if event.kind == "step" and event.path == "train" and event.number == 8:

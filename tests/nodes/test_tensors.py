@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from diffgraph.dims import Dim
+from diffgraph.checking.dims import Dim
 from diffgraph.errors import PortError
 from diffgraph.nodes.kinds import Prediction, Tokens
 from diffgraph.nodes.tensors import concat, concat_shapes, expand, expand_shapes, quantize, resize

@@ -12,9 +12,9 @@ import torch
 from tokenizers import models, pre_tokenizers, trainers
 
 from diffgraph.authoring import Target, running_notes, running_target
-from diffgraph.config import fields_of, parse_config
 from diffgraph.errors import PortError, WeightsError
 from diffgraph.nodes.text.tokenizer import Tokenizer, TokenizerConfig
+from diffgraph.weights.config import fields_of, parse_config
 
 CORPUS = ["a red apple on a table", "the green dog runs", "an oil painting of a corgi", "it's 2 o'clock"] * 10
 

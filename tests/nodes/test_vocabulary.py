@@ -100,7 +100,7 @@ def test_a_file_that_lists_no_names_is_refused(tmp_path: Path, content: str, tol
 
 
 def test_the_demo_knows_what_its_card_shows() -> None:
-    from diffgraph.sources import graphs_folder
+    from diffgraph.language.sources import graphs_folder
 
     path = graphs_folder() / "weights" / "glide-demo" / "base" / "names.json"
     names: Any = read_names(path)

@@ -17,11 +17,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffgraph.config import fields_of, parse_config
 from diffgraph.nodes.draw import normal, seeded
 from diffgraph.nodes.kinds import Prediction
 from diffgraph.nodes.schedulers.ddim import DDIMConfig, DDIMScheduler
 from diffgraph.nodes.schedulers.ddpm import DDPMConfig, DDPMScheduler
+from diffgraph.weights.config import fields_of, parse_config
 
 BATCH = (2, 3, 8, 8)
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

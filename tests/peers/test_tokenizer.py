@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from transformers import GPT2Tokenizer
 
-from diffgraph.config import fields_of, parse_config, read_json
 from diffgraph.nodes.text.tokenizer import Tokenizer, TokenizerConfig
+from diffgraph.weights.config import fields_of, parse_config, read_json
 
 from ..nodes.test_tokenizer import CORPUS, from_folder, trained
 

@@ -11,8 +11,8 @@ import torch
 from diffusers import UNet2DModel
 from safetensors.torch import load_file, save_file
 
-from diffgraph.config import fields_of, parse_config
 from diffgraph.nodes.models.unet2d import UNet2D, UNet2DConfig
+from diffgraph.weights.config import fields_of, parse_config
 
 from ..fill import noise, randomise
 from ..nodes.test_unet2d import CHURCH, CIFAR, DDPM, LATENT_CELEBAHQ

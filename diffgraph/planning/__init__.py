@@ -1,0 +1,1 @@
+"""The plan: keys, lowering to flat instructions, and what the store spares."""

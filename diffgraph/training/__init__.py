@@ -1,0 +1,1 @@
+"""Training: the recipe, steps, checkpoints, and what a training shows of itself."""

@@ -1,0 +1,115 @@
+"""What a training shows of itself: a plot of the loss, and a sheet of samples at each checkpoint."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..builder import Graph
+from ..components import GivenAddress
+from ..errors import DiffgraphError, InputError
+from ..language.sources import Loader
+from ..results import make_files, writer_of
+from ..running.run import Event
+from ..session import Options
+
+if TYPE_CHECKING:
+    from .train import Trainer
+
+
+class Sampler:
+    """Listens to a training; after each checkpoint writes `loss.png` and, where the graph has `sample`,
+    `samples-STEP.png`.
+
+    `sample` holds the `graph` to run, as its address, its `inputs`, and under `weights` the name of the input that
+    takes the training's folder, `weights` unless given.
+    """
+
+    def __init__(self, trainer: Trainer, options: Options | None) -> None:
+        """Raises InputError where `sample` is not what it must be, and what reading its graph raises."""
+        self.trainer, self.options = trainer, options or Options()
+        self.inputs: dict[str, Any] = {}
+        self.graph: Graph | None = None
+        sample = trainer.train.settings.get("sample")
+        if sample is None:
+            return
+        place = trainer.train.place
+        if not isinstance(sample, dict) or not isinstance(sample.get("graph"), str):
+            hint = "such as `sample: {graph: pkg://diffgraph/ddpm.yaml, inputs: {steps: 50}}`"
+            raise InputError("train.sample: expected a mapping with `graph`", hint=hint, place=place)
+        for key in sample:
+            if key not in ("graph", "inputs", "weights"):
+                raise InputError(f"train.sample has no {key!r}", hint="it has: graph, inputs, weights", place=place)
+        self.graph = Graph.from_source(trainer.source.include(sample["graph"]), Loader())
+        self.inputs = dict(sample.get("inputs") or {})
+        self.inputs[sample.get("weights", "weights")] = GivenAddress(trainer.out.absolute())
+        for name in self.inputs:
+            if name not in self.graph.document.inputs:
+                hint = "it has: " + ", ".join(self.graph.document.inputs)
+                raise InputError(f"train.sample: {sample['graph']} has no input {name!r}", hint=hint, place=place)
+
+    def __call__(self, event: Event) -> None:
+        if event.kind != "note" or not event.text.startswith("checkpoint"):
+            return
+        try:
+            plot(self.trainer.losses(), self.trainer.out / "loss.png")
+            if self.graph is not None:
+                self._sample(self.graph)
+        except DiffgraphError as error:
+            self.trainer.emit(Event("warning", text=f"no samples: {error}"))
+        except OSError as error:
+            self.trainer.emit(
+                Event("warning", text=f"no samples: {error.filename} cannot be written: {error.strerror}")
+            )
+
+    def _sample(self, graph: Graph) -> None:
+        prepared = graph.plan(options=Options(device=self.options.device, cache=False), **self.inputs)
+        outputs = prepared.run()
+        for name, value in outputs.items():
+            writer = writer_of(prepared, name)
+            if writer is not None and writer.suffix == ".png":
+                picture = sheet(make_files(writer, value, {}))
+                (self.trainer.out / f"samples-{self.trainer.step:06d}.png").write_bytes(picture)
+                return
+
+
+def sheet(files: list[bytes], columns: int = 8) -> bytes:
+    """Pictures side by side as one PNG."""
+    from PIL import Image
+
+    pictures = [Image.open(BytesIO(data)).convert("RGB") for data in files]
+    width, height = max(p.width for p in pictures) + 2, max(p.height for p in pictures) + 2
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    whole = Image.new("RGB", (columns * width, rows * height), "white")
+    for number, picture in enumerate(pictures):
+        whole.paste(picture, (number % columns * width + 1, number // columns * height + 1))
+    out = BytesIO()
+    whole.save(out, "PNG")
+    return out.getvalue()
+
+
+def plot(losses: list[dict[str, Any]], path: Path) -> None:
+    """The loss by step, and its running mean; needs matplotlib (the `train` extra), and is left out without it."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    steps = [entry["step"] for entry in losses]
+    values = [entry["loss"] for entry in losses]
+    smooth, mean = [], values[0] if values else 0.0
+    for value in values:
+        mean += (value - mean) * 0.02
+        smooth.append(mean)
+    figure = Figure(figsize=(8, 4), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(steps, values, color="#9bb7d4", linewidth=0.6, label="each step")
+    axes.plot(steps, smooth, color="#1f4e79", linewidth=1.6, label="running mean")
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+__all__ = ["Sampler", "plot", "sheet"]

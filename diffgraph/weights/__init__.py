@@ -1,0 +1,1 @@
+"""Weights: addresses, configs, files and digests, safetensors and pickles, the Hub."""
