@@ -301,8 +301,7 @@ def given_vector() -> Annotated[Vector, "3"]:
 
 
 def with_given(text: str, outputs: str) -> Graph:
-    graph = load(document(text, outputs=outputs, inputs="x: {type: Vector}"))
-    return graph
+    return load(document(text, outputs=outputs, inputs="x: {type: Vector}"))
 
 
 def test_grad_is_the_gradient_of_torch() -> None:
@@ -548,7 +547,7 @@ def run_within(graph: Graph, memory: int | None) -> tuple[torch.Tensor, list[str
 
 
 def test_weights_go_after_their_last_use() -> None:
-    out, loads, peak = run_within(chain(6), None)
+    _out, loads, peak = run_within(chain(6), None)
     assert loads == [f"part{i}" for i in range(6)]
     assert peak <= 2 * SIZE, "one is dropped after its call, before the next is loaded"
 
@@ -557,7 +556,7 @@ def test_a_budget_bounds_the_bytes_of_weights() -> None:
     free, _, most = run_within(chain(4, rounds=3), None)
     assert most == 4 * SIZE
     for count in (1, 2, 3):
-        out, loads, peak = run_within(chain(4, rounds=3), count * SIZE)
+        out, _loads, peak = run_within(chain(4, rounds=3), count * SIZE)
         assert peak <= count * SIZE
         assert torch.equal(out, free)
     assert run_within(chain(4, rounds=3), 4 * SIZE)[1] == [f"part{i}" for i in range(4)]
