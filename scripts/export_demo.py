@@ -9,7 +9,10 @@ python scripts/export_demo.py --base runs/base --upsampler runs/upsampler --ddpm
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+
+from build_emoji import COLOURS, NAMES
 
 from diffgraph.nodes.models.unet2d import UNet2D
 from diffgraph.nodes.models.unet_glide import UNetGLIDE
@@ -38,6 +41,8 @@ def main() -> None:
         UNetGLIDE.from_pretrained(options.base / "base").save_pretrained(place, dtype="float16")
         Tokenizer.from_pretrained(options.base / "base").save_pretrained(place)
         ancestral.save_pretrained(place)
+        names = {"names": sorted(NAMES), "colours": list(COLOURS)}
+        (place / "names.json").write_text(json.dumps(names, indent=1) + "\n")
     if options.upsampler:
         place = WEIGHTS / "glide-demo" / "upsampler"
         UNetGLIDE.from_pretrained(options.upsampler / "upsampler").save_pretrained(place, dtype="float16")
