@@ -59,12 +59,12 @@ class Calls(References):
             if name == "weights" and value.maybe and isinstance(value.known, Unset):
                 weights = UNSET
                 continue
-            self._meet(node, name, arg, value, port, self._use(info, {}), scope)
+            fine = self._meet(node, name, arg, value, port, self._use(info, {}), scope)
             exact = value.known if isinstance(value.literal, Unset | Dim) else value.literal
             if name == "weights":
                 weights = exact
             elif name not in COMPONENT_KEYS:
-                explicit[name] = exact
+                explicit[name] = exact if fine else UNSET
         alive = {} if node.live is None or isinstance(node.live, NodeType) else kind.config_of(node.live)
         explicit = alive | explicit
         info.config = {name: port.default for name, port in kind.fields.items() if not port.required} | explicit
@@ -232,6 +232,10 @@ class Calls(References):
         if port.type.form == "var":
             bound = bindings.get(port.type.name)
             result = replace(bound, literal=UNSET, known=UNSET, maybe=False) if bound is not None else Value(ANY)
+            own = {name: word for name, text in port.facts if (word := use.fact(text)) is not None}
+            if own or port.shape is not None:
+                dims = use.dims(port.shape) if port.shape is not None else result.dims
+                result = replace(result, dims=dims, facts={**result.facts, **own})
         else:
             result = self.unifier.instance(port, use, facts=facts)
         if method.shapes is not None:

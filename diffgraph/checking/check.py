@@ -232,13 +232,13 @@ class Checker(Bodies):
 
     def _batch(self, node: Node, scope: Scope) -> Value:
         """What the data node of a training graph gives for a step: a component with `open(config, folder)` that is called."""
+        if node.form == UNREADABLE:
+            return self._unreadable(node, scope)
         kind = self.registry.get(node.target_text)
         if kind is None or kind.role != "component" or "__call__" not in kind.methods or "folder" not in node.args:
-            hint = (
-                "such as `{node: ImageFolder, folder: $data, as: batch}`"
-                if kind
-                else self.registry.suggest(node.target_text)
-            )
+            such = "such as `{node: TYPE, folder: $data, as: batch}`"
+            hint = such if kind else self.registry.suggest(node.target_text)
+            self._skip(node, scope)
             return self.fault(node.place, "train.data: expected a component that opens a `folder` of data", hint)
         self._meet(
             node,
@@ -258,6 +258,10 @@ class Checker(Bodies):
     def _train_ends(self, graph: GraphDocument, scope: Scope) -> None:
         train = graph.train
         assert train is not None
+        if train.data.as_name and train.data.as_name not in scope.used:
+            self.fault(train.data.place, f"nothing uses ${train.data.as_name}, the batch of a step")
+        if not train.update:
+            self.fault(train.place, "train.update names nothing to train", "write `update: {COMPONENT: FOLDER}`")
         loss = self.value(train.loss, scope, "train.loss")
         if loss.type.form not in ("any", "kind") and not compatible(loss.type, Type("scalar", "float")):
             self.fault(train.loss.place, f"train.loss: expected a scalar tensor, got {loss.type}")
@@ -273,7 +277,7 @@ class Checker(Bodies):
                 )
             elif value.component is not None and not value.component.type.trainable:
                 self.fault(
-                    train.place, f"train.update: {name} is a {value.component.type.name}, which has no weights to train"
+                    train.place, f"train.update: {name} ({value.component.type.name}) has no weights to train"
                 )
         stack = list(train.settings.items())
         while stack:
