@@ -149,6 +149,9 @@ def describe_function(function: Any) -> dict[str, Any]:
 
 def describe_component(cls: Any) -> dict[str, Any]:
     name = cls.__name__
+    for field in fields_of(cls.Config):
+        if field in (*FORMS, "weights", "init_seed", "dtype", "device"):
+            raise TypeError(f"{name}: a field of its Config cannot be called {field}, which documents use themselves")
     methods = {}
     for attribute in dir(cls):
         member = inspect.getattr_static(cls, attribute)

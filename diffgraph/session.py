@@ -140,8 +140,7 @@ class Prepared:
         while True:
             program = self.program(damaged)
             target = Target(self.settings.device, self.settings.dtype)
-            if self.settings.device != "cpu" and any(instruction.op in (CALL, METHOD) for instruction in program.code):
-                check_device(self.settings.device)
+            self._check_devices(program)
             runner = Runner(program, results=self.results, listeners=listeners, target=target, memory=self.memory)
             try:
                 return runner.run()
@@ -151,6 +150,14 @@ class Prepared:
                 runner.emit(Event("warning", text=what))
                 if not listeners:
                     warnings.warn(what, stacklevel=2)
+
+    def _check_devices(self, program: Program) -> None:
+        """Raises InputError where something runs on a device that is not there."""
+        calls = [instruction for instruction in program.code if instruction.op in (CALL, METHOD)]
+        wanted = {self.settings.device} if calls else set()
+        wanted |= {call.handle.device for call in calls if call.handle is not None and call.handle.kind.trainable}
+        for device in sorted(wanted - {"cpu"}):
+            check_device(device)
 
 
 class Session:

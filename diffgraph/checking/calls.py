@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from ..errors import DiffgraphError, nearest
-from ..language.graph import Arg, Node, Ref, arg_refs, node_refs
+from ..language.graph import Arg, Lit, Node, Ref, arg_refs, node_refs
 from ..ports import ANY, UNSET, Port, Type, Unset, compatible
 from ..registry import Method, NodeType, import_name
 from .dims import Dim
@@ -21,6 +22,7 @@ COMPONENT_KEYS: dict[str, Port] = {
     "dtype": Port(Type("choice", options=("fp32", "fp16", "bf16")), optional=True, default=None),
     "device": Port(Type("scalar", "text"), optional=True, default=None),
 }
+DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?", re.ASCII)
 
 
 class Calls(References):
@@ -45,7 +47,23 @@ class Calls(References):
         for ref in node_refs(node):
             scope.used.add(ref.name)
 
+    def _useless(self, node: Node, kind: NodeType) -> None:
+        """Refuses what a component would take and never read."""
+        if "init_seed" in node.args and "weights" in node.args:
+            hint = "leave one of the two out"
+            self.fault(node.args["init_seed"].place, f"{node.name}.init_seed: the values come from weights", hint)
+        for name in ("init_seed", "dtype", "device"):
+            if name in node.args and not kind.trainable:
+                what = f"{node.name}.{name}: {kind.name} holds no tensors"
+                self.fault(node.args[name].place, what, "leave it out")
+        device = node.args.get("device")
+        if isinstance(device, Lit) and isinstance(device.value, str) and not DEVICE.fullmatch(device.value):
+            self.fault(
+                device.place, f"{node.name}.device: there is no device {device.value!r}", "cpu, mps, cuda, or cuda:1"
+            )
+
     def _component(self, node: Node, kind: NodeType, scope: Scope) -> Value:
+        self._useless(node, kind)
         info = ComponentInfo(kind, f"{scope.path}{node.name}")
         ports = {**kind.fields, **COMPONENT_KEYS}
         explicit: dict[str, Any] = {}

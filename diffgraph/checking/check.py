@@ -276,9 +276,7 @@ class Checker(Bodies):
                     f"did you mean {near!r}?" if near else None,
                 )
             elif value.component is not None and not value.component.type.trainable:
-                self.fault(
-                    train.place, f"train.update: {name} ({value.component.type.name}) has no weights to train"
-                )
+                self.fault(train.place, f"train.update: {name} ({value.component.type.name}) has no weights to train")
         stack = list(train.settings.items())
         while stack:
             key, setting = stack.pop()

@@ -124,6 +124,11 @@ def test_two_files_of_one_content_are_two_modules(tmp_path: Path) -> None:
         ("from diffgraph.authoring import node\n@node('Bad', version=1)\ndef bad(x) -> int:\n    return 1\n", "has no annotation"),
         ("from diffgraph.authoring import node\n@node('Bad', version=1)\ndef bad(*x: int) -> int:\n    return 1\n", "name every input"),
         ("from diffgraph.authoring import node\n@node('Bad', version=1)\ndef bad(map: int) -> int:\n    return 1\n", "map"),
+        (
+            "from dataclasses import dataclass\nfrom diffgraph.authoring import Component\n@dataclass(frozen=True)\nclass C:\n    dtype: str\n"
+            "class Bad(Component, version=1):\n    Config = C\n    def __call__(self) -> int:\n        return 1\n",
+            "cannot be called dtype",
+        ),
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_used(content: str, message: str, tmp_path: Path) -> None:

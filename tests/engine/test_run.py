@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from diffgraph.authoring import node
 from diffgraph.builder import Graph
-from diffgraph.errors import CheckFailed, Interrupted, RunError
+from diffgraph.errors import CheckError, CheckFailed, Interrupted, RunError
 from diffgraph.running.run import Event
 from diffgraph.session import Options
 
@@ -448,6 +448,82 @@ def test_a_map_shares_what_does_not_depend_on_its_element(lab: Lab) -> None:
         """
     assert lab.run(document(text))["value"] == 81.0
     assert len([path for path in lab.ran if path.endswith("same")]) == 1
+
+
+def test_a_sweep_shares_what_its_runs_have_in_common(tmp_path: Path, lab: Lab) -> None:
+    """8 seeds and 3 texts: 3 readings of a text."""
+    lexicons(tmp_path)
+    text = document(
+        """
+        lexicon: {node: arith.Lexicon, weights: en}
+        value:
+          map: $texts
+          as: text
+          nodes:
+            each:
+              map: $seeds
+              as: seed
+              nodes:
+                words: {call: $lexicon, text: $text}
+                tickets: {node: arith.Tickets, seed: $seed}
+                drawn: {node: arith.Draw, ticket: $tickets}
+                both: {node: arith.Pass, value: [$words, $drawn.number]}
+              outputs: {both: $both}
+          outputs: {each: $each}
+        """,
+        inputs="texts: {type: 'list[text]'}\nseeds: {type: 'list[int]'}",
+    )
+    (tmp_path / "g.yaml").write_text(text)
+    found = lab.run(tmp_path / "g.yaml", texts=["red", "blue", "red blue"], seeds=list(range(8)))["value"]
+    assert [len(row) for row in found] == [8, 8, 8]
+    assert len([path for path in lab.ran if path.endswith("words")]) == 3
+    assert len([path for path in lab.ran if path.endswith("drawn")]) == 8
+    assert lab.loaded == ["lexicon"]
+
+
+# --- what is known while planning
+
+
+def test_static_nodes_are_folded_while_planning(lab: Lab) -> None:
+    text = """
+        count: {node: arith.Count, n: $n}
+        f:     {node: arith.Formatter, template: "<{}>", width: 3}
+        label: {call: $f.label}
+        same:  {node: arith.Same, first: $label, second: "<>"}
+        rows:  {node: arith.Entries, values: [5, 6]}
+        l:
+          loop: $count
+          as: i
+          carry: {s: 0.0}
+          nodes: {t: {node: arith.Add, a: $s, b: $i}}
+          next: {s: $t}
+        m: {map: $rows, as: r, nodes: {p: {node: arith.Add, a: $r.index, b: $r.value}}, outputs: {p: $p}}
+        w: {when: $same, nodes: {a: {node: arith.Add, a: $l}}, outputs: {x: $a}, else: {nodes: {b: {node: arith.Fail, value: 0}}, outputs: {x: $b}}}
+        value: {node: arith.Pass, value: [$w, $m, $f.width]}
+        """
+    assert lab.run(document(text, inputs="n: {type: int}"), n=3)["value"] == [3.0, [5.0, 7.0], 3]
+    assert not {"count", "label", "same", "rows"} & set(lab.ran)
+    assert [event.total for event in lab.events if event.kind == "step"] == [3, 3, 3]
+
+
+def test_what_fails_while_planning_is_placed() -> None:
+    text = document(
+        "inv: {node: arith.Inverse, value: $x}\nvalue: {node: arith.Add, a: $inv}", inputs="x: {type: float}"
+    )
+    with pytest.raises(CheckError) as raised:
+        Lab(Path("unused")).run(text, NOT_KEPT, x=0)
+    assert raised.value.message == "inv: failed while planning: ZeroDivisionError: float division by zero"
+    assert raised.value.place is not None and raised.value.place.line == line_of(text, "arith.Inverse")
+
+
+def test_a_number_worked_out_while_planning_must_be_in_range() -> None:
+    text = document(
+        "rows: {node: arith.Entries, values: [1, 99]}\nvalue: {map: $rows, as: r, nodes: {a: {node: arith.Round, value: $r.value},"
+        " b: {node: arith.Power, base: 2, exponent: $r.index}, c: {node: arith.Power, base: 2, exponent: $i}}, outputs: {a: $a, b: $b, c: $c}}",
+        inputs="i: {type: int}", outputs="{value: $value.b, a: $value.a, c: $value.c}",
+    )  # fmt: skip
+    with pytest.raises((CheckError, CheckFailed), match="65 must be at most 64"):
+        Lab(Path("unused")).run(text, NOT_KEPT, i=65)
 
 
 # --- memory

@@ -416,6 +416,10 @@ def test_a_device_that_is_not_there_is_an_error_before_the_first_node(lab: Lab) 
         pytest.skip("there is one")
     with pytest.raises(InputError, match="the device cuda:7 is not available"):
         lab.run(document("value: {node: arith.Add, a: 1}"), Options(device="cuda:7"))
+    text = "l: {node: arith.Linear, in_features: 2, out_features: 2, device: cuda}\nv: {node: arith.Ones, n: 2}\nvalue: {call: $l, vector: $v}"
+    with pytest.raises(InputError, match="the device cuda is not available"):
+        lab.run(document(text))
+    assert lab.events == []
 
 
 def test_precision_flags_are_in_the_keys(lab: Lab) -> None:
