@@ -86,7 +86,7 @@ def source_digests(modules: Mapping[str, Path]) -> dict[str, str]:
 def packages() -> dict[str, str]:
     """Registered packages: the prefix of their types and the package's name. The built-in one has no prefix."""
     found = {"": BUILT_IN}
-    for entry in entry_points(group="diffgraph.nodes"):
+    for entry in sorted(entry_points(group="diffgraph.nodes"), key=lambda entry: entry.name):
         if entry.value != BUILT_IN:
             found[f"{entry.name}."] = entry.value
     return found

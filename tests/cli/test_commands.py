@@ -149,7 +149,7 @@ def test_nodes_are_listed_by_package(dg: Command, folder: Path) -> None:
     )
     done = dg("nodes", "--nodes", "mine.py")
     heads = [line for line in done.lines if line and not line.startswith(" ")]
-    assert heads == ["diffgraph", "arith", "mine.py, named by --nodes"]
+    assert heads == ["diffgraph", "arith", "pixels", "mine.py, named by --nodes"]
     assert "  Mine  function  Mine." in done.lines
     listed = {line.split()[0] for line in done.lines if line.startswith("  ")}
     assert listed >= {name for name, node in registry().nodes.items() if node.role != "protocol"}
