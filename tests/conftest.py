@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(PACKAGES), *filter(No
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(PACKAGES))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background would hand "ignored" on to children
 
 
 @pytest.fixture(scope="session", autouse=True)
