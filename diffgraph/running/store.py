@@ -26,6 +26,7 @@ from .entry import DamagedError, Records, decode, encode
 
 GIB = 2**30
 FORMAT = 1  # in the path, so that formats do not meet
+PLAIN_SIZE = 64  # counted for a number, which nobody can change
 STALE_SECONDS = 3600  # an unfinished file older than this belongs to a process that died
 
 _SUFFIX = ".safetensors"
@@ -222,7 +223,7 @@ class Memory:
     def has(self, key: str) -> bool:
         """Whether there is a value, which nobody has changed since."""
         found = self._values.get(key)
-        if found is not None and not same_state(found[2]):
+        if found is not None and found[2] and not same_state(found[2]):
             self._used -= self._values.pop(key)[1]
             return False
         return found is not None
@@ -241,7 +242,7 @@ class Memory:
         if old is not None:
             self._used -= old[1]
         if size <= self.limit:
-            self._values[key] = value, size, state_of([value])
+            self._values[key] = value, size, state_of([value]) if size > PLAIN_SIZE else []
             self._used += size
             if self._used > self.limit:
                 self.prune(self.limit)
@@ -265,7 +266,7 @@ class Memory:
 def size_of(value: Any) -> int:
     """About how many bytes a value keeps alive: the storage of its tensors and arrays, and 64 for anything else."""
     if value is None or type(value) in (bool, int, float):
-        return 64
+        return PLAIN_SIZE
     size = 64
     for leaf in leaves(value):
         if hasattr(leaf, "untyped_storage"):
