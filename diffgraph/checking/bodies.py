@@ -85,7 +85,9 @@ class Bodies(Calls):
                 continue
             value = self.value(arg, inside, f"{node.name}.next.{name}")
             self._same(node, f"next.{name}", arg, value, start[name])
-            if isinstance(arg, Ref) and arg.name == name and not arg.path:
+            kept = isinstance(arg, Ref) and arg.name == name and not arg.path
+            twins = [twin for twin in node.carry.values() if str(twin) == str(node.carry[name])]
+            if kept and len(twins) == 1:  # of two that start alike one may stay what it was
                 self.fault(
                     arg.place,
                     f"{node.name}: {name} is carried but never changed",
@@ -115,7 +117,7 @@ class Bodies(Calls):
                 self.fault(
                     ref.place,
                     f"{node.name}: {ref} is what {name} was before the loop, the same at every turn",
-                    f"wire ${name}, which the loop carries",
+                    f"wire ${name}, which the loop carries; if the start is meant, carry it under a second name too",
                 )
 
     def _element(self, node: Node, scope: Scope) -> Value:

@@ -343,3 +343,20 @@ def test_the_order_of_nodes_does_not_change_what_is_found() -> None:
     forward = {problem.split("  ", 1)[1] for problem in problems(document("\n".join(lines)))}
     backward = {problem.split("  ", 1)[1] for problem in problems(document("\n".join(reversed(lines))))}
     assert len(forward) == 2 and forward == backward
+
+
+def test_a_loop_may_keep_its_start_under_a_second_name() -> None:
+    text = document(
+        "start: {node: arith.Add, a: $x, b: 1.0}\n"
+        "l:\n"
+        "  loop: [1, 2, 3]\n"
+        "  as: i\n"
+        "  carry: {y: $start, first: $start}\n"
+        "  nodes:\n"
+        "    s: {node: arith.Add, a: $y, b: $first}\n"
+        "    n: {node: arith.Add, a: $s, b: $i}\n"
+        "  next: {y: $n, first: $first}\n",
+        inputs="x: {type: float, default: 1.0}",
+        outputs="{value: $l.y}",
+    )
+    assert load(text)().value == 2.0 * 4 + 6
