@@ -176,7 +176,7 @@ def main(out: str) -> None:
     if broken:
         raise SystemExit("\n".join(f"{name}: {error}" for name, error in broken.items()))
     declared = {index_key(name, entry["digest"]): entry["declares"] for name, entry in index.items()}
-    Path(out).write_text(json.dumps(declared, sort_keys=True))
+    Path(out).write_text(json.dumps(declared))  # unsorted: inputs keep their order, in which they are given
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -11,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from diffgraph import index
 from diffgraph.errors import DiffgraphError, InputError
 from diffgraph.index import imported_modules, package_modules, source_digests
-from diffgraph.registry import Registry, registry
+from diffgraph.registry import Registry, node_from_json, registry
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ROOT / "tests" / "packages"
@@ -253,3 +255,20 @@ def test_the_registry_imports_no_node() -> None:
     script = "import sys; from diffgraph.registry import registry; registry(); print([m for m in sys.modules if m in ('torch', 'arith', 'arith.numbers', 'numpy')])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_index_of_a_wheel_is_what_the_modules_declare(tmp_path: Path) -> None:
+    """Read back, it gives the inputs of every method in the order of the signature, by which they are called."""
+    index.main(str(tmp_path / "index.json"))
+    shipped = json.loads((tmp_path / "index.json").read_text())
+    modules = index.package_modules(index.BUILT_IN)
+    for entry, (name, digest) in zip(shipped.values(), index.source_digests(modules).items(), strict=True):
+        assert index.index_key(name, digest) in shipped
+        for data in entry["nodes"]:
+            node = node_from_json(data, digest)
+            for method in node.methods.values():
+                function = inspect.unwrap(node.load()) if node.role == "function" else getattr(node.load(), method.name)
+                if method.name == "__call__" and node.trainable:
+                    function = node.load().forward
+                parameters = [p for p in inspect.signature(function).parameters if p != "self"]
+                assert list(method.inputs) == parameters, f"{node.name}.{method.name}"
