@@ -23,7 +23,7 @@ from ..registry import Registry
 from .bodies import Bodies
 from .calls import is_plain
 from .dims import Dim, Rest
-from .scopes import ComponentInfo, Configs, Scope
+from .scopes import ComponentInfo, Scope
 from .unify import Use, Value, literal_value
 
 MAX_DEPTH = 32  # of graphs in graphs
@@ -326,4 +326,4 @@ def _given_problem(value: Any, port: Port) -> str | None:
     return literal_problem(value, port)
 
 
-__all__ = ["Checker", "ComponentInfo", "Configs", "input_port", "input_problem"]
+__all__ = ["Checker", "input_port", "input_problem"]

@@ -15,7 +15,6 @@ from ..planning.keys import digest, tensor_bytes
 from ..planning.program import (
     BRANCH,
     CALL,
-    END,
     GET,
     GRAD,
     GRADIENT,
@@ -399,4 +398,4 @@ def notes_key(key: str) -> str:
     return digest("notes", key)
 
 
-__all__ = ["END", "DamagedEntry", "Event", "Listener", "Results", "Runner"]
+__all__ = ["DamagedEntry", "Event", "Listener", "Results", "Runner"]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 TENSORS, STATE = "state.safetensors", "state.json"
+CHECKPOINT = "checkpoint"  # the path of the event that tells of a new one
 
 
 def write_checkpoint(place: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
@@ -117,4 +118,4 @@ def uninterrupted() -> Iterator[None]:
         handler(*held[0])
 
 
-__all__ = ["compare", "damaged", "read_checkpoint", "settle", "uninterrupted", "write_checkpoint"]
+__all__ = ["CHECKPOINT", "compare", "damaged", "read_checkpoint", "settle", "uninterrupted", "write_checkpoint"]

@@ -13,6 +13,7 @@ from ..language.sources import Loader
 from ..results import make_files, writer_of
 from ..running.run import Event
 from ..session import Options
+from .checkpoints import CHECKPOINT
 
 if TYPE_CHECKING:
     from .train import Trainer
@@ -50,7 +51,7 @@ class Sampler:
                 raise InputError(f"train.sample: {sample['graph']} has no input {name!r}", hint=hint, place=place)
 
     def __call__(self, event: Event) -> None:
-        if event.kind != "note" or not event.text.startswith("checkpoint"):
+        if event.path != CHECKPOINT:
             return
         try:
             plot(self.trainer.losses(), self.trainer.out / "loss.png")

@@ -30,7 +30,7 @@ from ..running.guards import to_target
 from ..running.run import Event, Listener, Runner
 from ..session import Options, Session, check_device
 from ..values import leaves
-from .checkpoints import compare, damaged, read_checkpoint, settle, uninterrupted, write_checkpoint
+from .checkpoints import CHECKPOINT, compare, damaged, read_checkpoint, settle, uninterrupted, write_checkpoint
 from .recipe import Recipe, read_recipe
 
 if TYPE_CHECKING:
@@ -308,7 +308,7 @@ class Trainer:
                 except (OSError, WeightsError) as error:
                     hint = f"the checkpoint of step {self.step} is whole: the same command goes on from it"
                     raise StoreError(f"the weights cannot be written: {error}", hint=hint) from None
-        self.emit(Event("note", text=f"checkpoint at step {self.step}"))
+        self.emit(Event("note", CHECKPOINT, self.step, text=f"checkpoint at step {self.step}"))
 
     def _save_part(self, name: str, folder: Path) -> None:
         """The moving average of one component, as `run` loads it, with the files of the components around it."""
