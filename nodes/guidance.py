@@ -14,9 +14,9 @@ CONDITIONED = Fact(conditioned="yes")  # by a model that takes a condition, so t
 
 @node("Guidance", version=1)
 def guidance(
-    prediction: Annotated[Prediction, "2*B C H W", FACTS, CONDITIONED],
+    prediction: Annotated[Prediction, "2*B ...", FACTS, CONDITIONED],
     scale: Annotated[float, Bound(ge=1)],
-) -> Annotated[Prediction, "B C H W", FACTS]:
+) -> Annotated[Prediction, "B ...", FACTS]:
     """uncond + scale * (cond - uncond) (Ho and Salimans 2022, arXiv:2207.12598; GLIDE, arXiv:2112.10741, section 2.2).
 
     prediction: of 2B rows, first the unconditioned (or negative) half, then the conditioned one, of the same samples in

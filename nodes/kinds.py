@@ -1,6 +1,7 @@
 """The kinds of values that diffusion systems exchange, and the protocols of their parts.
 
-Letters in shapes: B batch, C channels, H W height and width, L tokens, D features. Imports no torch.
+Letters in shapes: B batch, C channels, H W height and width, L tokens, D P features; `...` is any number of
+dimensions: C H W for pictures, C F H W for film, D for a vector. Imports no torch.
 """
 
 from __future__ import annotations
@@ -53,36 +54,51 @@ class Tokens(NamedTuple):
     mask: Annotated[Tensor, Kind("TokenMask"), "B L"]
 
 
+class TextEmbeds(NamedTuple):
+    """What a text encoder gives. `hidden`: one row a token, padding too; `mask` [B, L] bool, True where a token is
+    real; `pooled`: one row a text, where the encoder has it.
+    """
+
+    hidden: Annotated[Tensor, Kind("TextHidden"), "B L D"]
+    mask: Annotated[Tensor, Kind("TokenMask"), "B L"]
+    pooled: Annotated[Tensor, Kind("TextPooled"), "B P"] | None = None
+
+
 class Prediction(NamedTuple):
     """What a denoiser gives. `value`: epsilon, x_0 or v; `variance`: raw output, about [-1, 1], where it is learned."""
 
-    value: Annotated[Output, "B C H W"]
-    variance: Annotated[Output, "B C H W"] | None = None
+    value: Annotated[Output, "B ..."]
+    variance: Annotated[Output, "B ..."] | None = None
 
 
 class Step(NamedTuple):
     """One step of a schedule.
 
-    `index` is its place in the whole schedule, from 0 (image to image starts later); `timestep` is what the model sees;
-    `next` is where the step ends, -1 for data.
+    `index` is its place in the whole schedule of `count` steps, from 0 (image to image starts later); `timestep` is
+    what the model sees; `next` is where the step ends, -1 for data. `sigma` is the noise level there, sqrt(1 -
+    alpha_cumprod) / sqrt(alpha_cumprod), and `next_sigma` the one where it ends, 0 for data: solvers of the
+    probability flow work in these.
     """
 
     index: int  # type: ignore[assignment]  # hides tuple.index
     timestep: Timestep
     next: Annotated[int | float, Kind("NextTimestep")]
+    count: int  # type: ignore[assignment]  # hides tuple.count
+    sigma: float
+    next_sigma: float
 
 
 class Started(NamedTuple):
     """What a solver starts from."""
 
-    sample: Annotated[Sample, "B C H W", UNSCALED]
+    sample: Annotated[Sample, "B ...", UNSCALED]
     state: State
 
 
 class Stepped(NamedTuple):
     """What a solver's step gives."""
 
-    sample: Annotated[Sample, "B C H W", UNSCALED]
+    sample: Annotated[Sample, "B ...", UNSCALED]
     state: State
     rng: Annotated[Rng, "B"]
 
@@ -101,10 +117,10 @@ class Denoiser(Protocol):
 
     def __call__(
         self,
-        sample: Annotated[Sample, "B C H W", SPACE, SCALED],
+        sample: Annotated[Sample, "B ...", SPACE, SCALED],
         timestep: Timestep,
         condition: Annotated[Condition, "B", Fact(model="@self")] | None = None,
-    ) -> Annotated[Prediction, "B C H W", Fact(space="?space", prediction="?prediction", schedule="?schedule")]: ...
+    ) -> Annotated[Prediction, "B ...", Fact(space="?space", prediction="?prediction", schedule="?schedule")]: ...
 
 
 class Scheduler(Protocol):
@@ -116,32 +132,32 @@ class Scheduler(Protocol):
 
     def start(
         self,
-        noise: Annotated[Noise, "B C H W"],
+        noise: Annotated[Noise, "B ..."],
         schedule: Annotated[list[Step], Fact(scheduler="@self")],
-        sample: Annotated[Sample, "B C H W", SPACE] | None = None,
-    ) -> Annotated[Started, "B C H W", SPACE, Fact(scheduler="@self")]: ...
+        sample: Annotated[Sample, "B ...", SPACE] | None = None,
+    ) -> Annotated[Started, "B ...", SPACE, Fact(scheduler="@self")]: ...
 
     def scale_input(
-        self, sample: Annotated[Sample, "B C H W", SPACE, UNSCALED], step: Annotated[Step, Fact(scheduler="@self")]
-    ) -> Annotated[Sample, "B C H W", SPACE, SCALED]: ...
+        self, sample: Annotated[Sample, "B ...", SPACE, UNSCALED], step: Annotated[Step, Fact(scheduler="@self")]
+    ) -> Annotated[Sample, "B ...", SPACE, SCALED]: ...
 
     def original(
         self,
-        prediction: Annotated[Prediction, "B C H W", SPACE],
-        sample: Annotated[Sample, "B C H W", SPACE, UNSCALED],
+        prediction: Annotated[Prediction, "B ...", SPACE],
+        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
         step: Annotated[Step, Fact(scheduler="@self")],
-    ) -> Annotated[Sample, "B C H W", SPACE]: ...
+    ) -> Annotated[Sample, "B ...", SPACE]: ...
 
     def step(
         self,
-        prediction: Annotated[Prediction, "B C H W", SPACE],
-        sample: Annotated[Sample, "B C H W", SPACE, UNSCALED],
+        prediction: Annotated[Prediction, "B ...", SPACE],
+        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
         step: Annotated[Step, Fact(scheduler="@self")],
         state: Annotated[State, Fact(scheduler="@self")],
         rng: Annotated[Rng, "B"],
-        original: Annotated[Sample, "B C H W", SPACE] | None = None,
-    ) -> Annotated[Stepped, "B C H W", SPACE, Fact(scheduler="@self")]: ...
+        original: Annotated[Sample, "B ...", SPACE] | None = None,
+    ) -> Annotated[Stepped, "B ...", SPACE, Fact(scheduler="@self")]: ...
 
     def add_noise(
-        self, sample: Annotated[Sample, "B C H W", SPACE], noise: Annotated[Noise, "B C H W"], timestep: Timestep
-    ) -> Annotated[Sample, "B C H W", SPACE]: ...
+        self, sample: Annotated[Sample, "B ...", SPACE], noise: Annotated[Noise, "B ..."], timestep: Timestep
+    ) -> Annotated[Sample, "B ...", SPACE]: ...

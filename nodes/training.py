@@ -26,8 +26,8 @@ class Augmented(NamedTuple):
 
 @node("SquaredError", version=1)
 def squared_error(
-    prediction: Annotated[Prediction, "B C H W", OF_KIND],
-    target: Annotated[Output, "B C H W", OF_KIND],
+    prediction: Annotated[Prediction, "B ...", OF_KIND],
+    target: Annotated[Output, "B ...", OF_KIND],
     weight: Annotated[Weight, "B"] | None = None,
 ) -> Annotated[Loss, "B"]:
     """L_simple, an image at a time: weight * mean over pixels of (prediction - target)^2 (arXiv:2006.11239, eq. 14).

@@ -6,7 +6,7 @@ Letters: B batch, C channels, H W height and width, D width of a head or of the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from ...authoring import Bound, Component, Fact
 from ...errors import InputError, PortError
 from ..kinds import SCALED, Condition, Prediction, Sample, Timestep
 from .blocks import GroupNorm, check_tensor, sinusoid, timestep_rows, zeroed
+from .resnet import Attention, Downsample, ResBlock, TimeEmbedding, Upsample
 
 Count = Annotated[int, Bound(ge=1)]
 DownBlockType = Literal["DownBlock2D", "AttnDownBlock2D"]
@@ -102,81 +103,6 @@ class UNet2DConfig:
                 raise InputError(f"block_out_channels: {width} is not a multiple of {divisor}, as this network needs")
 
 
-class ResBlock(nn.Module):
-    """Residual block; time is added between the convolutions, or scales and shifts the second norm."""
-
-    def __init__(self, config: UNet2DConfig, channels: int, out_channels: int, time_width: int) -> None:
-        super().__init__()
-        self.scale_shift = config.resnet_time_scale_shift == "scale_shift"
-        self.norm1 = GroupNorm(config.norm_num_groups, channels, config.norm_eps)
-        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.time_emb_proj = nn.Linear(time_width, out_channels * (2 if self.scale_shift else 1))
-        self.norm2 = GroupNorm(config.norm_num_groups, out_channels, config.norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
-        self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.conv_shortcut = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
-
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        time = self.time_emb_proj(emb)[:, :, None, None]  # B C 1 1
-        if self.scale_shift:
-            scale, shift = time.chunk(2, dim=1)
-            h = self.norm2(h) * (1 + scale) + shift
-        else:
-            h = self.norm2(h + time)
-        h = self.conv2(self.dropout(F.silu(h)))
-        out: Tensor = self.conv_shortcut(x) + h
-        return out
-
-
-class Attention(nn.Module):
-    """Self-attention over positions; the rows of each projection are its heads, one after another."""
-
-    def __init__(self, config: UNet2DConfig, channels: int, groups: int | None) -> None:
-        super().__init__()
-        self.heads = channels // (config.attention_head_dim or channels)
-        self.group_norm = nn.Identity() if groups is None else GroupNorm(groups, channels, config.norm_eps)
-        self.to_q = nn.Linear(channels, channels)
-        self.to_k = nn.Linear(channels, channels)
-        self.to_v = nn.Linear(channels, channels)
-        self.to_out = nn.ModuleList([zeroed(nn.Linear(channels, channels))])
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, c, height, width = x.shape
-        flat = self.group_norm(x).flatten(2).transpose(1, 2)  # B HW C
-        q, k, v = (
-            project(flat).view(b, height * width, self.heads, -1).transpose(1, 2)  # B heads HW D
-            for project in (self.to_q, self.to_k, self.to_v)
-        )
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, height * width, c)
-        out: Tensor = x + self.to_out[0](mixed).transpose(1, 2).reshape(b, c, height, width)
-        return out
-
-
-class Downsample(nn.Module):
-    """Halves height and width by a convolution."""
-
-    def __init__(self, channels: int, padding: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(x if self.conv.padding != (0, 0) else F.pad(x, (0, 1, 0, 1)))
-        return out
-
-
-class Upsample(nn.Module):
-    """Doubles height and width by repetition, then a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0))  # nearest
-        return out
-
-
 class Level(nn.Module):
     """Residual blocks of one size, attention after each where there is any, then the step to the next size."""
 
@@ -230,19 +156,6 @@ class UpLevel(Level):
         return x
 
 
-class TimeEmbedding(nn.Module):
-    """Two layers over the sinusoids of time [B, C] -> [B, D]."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.linear_1 = nn.Linear(channels, width)
-        self.linear_2 = nn.Linear(width, width)
-
-    def forward(self, waves: Tensor) -> Tensor:
-        out: Tensor = self.linear_2(F.silu(self.linear_1(waves)))
-        return out
-
-
 class UNet2D(nn.Module, Component, version=1):
     """Unconditional U-Net of DDPM (Ho, Jain, Abbeel 2020, arXiv:2006.11239, appendix B).
 
@@ -275,11 +188,20 @@ class UNet2D(nn.Module, Component, version=1):
         time_width = config.time_embedding_dim or 4 * widths[0]
         last = len(widths) - 1
 
+        common: dict[str, Any] = {
+            "time_width": time_width, "groups": groups, "eps": config.norm_eps, "dropout": config.dropout,
+            "scale_shift": config.resnet_time_scale_shift == "scale_shift",
+        }  # fmt: skip
+
+        def attention(channels: int, groups: int | None) -> Attention:
+            heads = channels // (config.attention_head_dim or channels)
+            return Attention(channels, heads=heads, groups=groups, eps=config.norm_eps)
+
         def resnets(pairs: list[tuple[int, int]]) -> list[ResBlock]:
-            return [ResBlock(config, channels, out, time_width) for channels, out in pairs]
+            return [ResBlock(channels, out, **common) for channels, out in pairs]
 
         def attentions(kind: str, channels: int, count: int) -> list[Attention]:
-            return [Attention(config, channels, groups) for _ in range(count if kind.startswith("Attn") else 0)]
+            return [attention(channels, groups) for _ in range(count if kind.startswith("Attn") else 0)]
 
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(widths[0], time_width)
@@ -295,7 +217,7 @@ class UNet2D(nn.Module, Component, version=1):
         plain = config.resnet_time_scale_shift == "default"
         middle = config.attn_norm_num_groups or (groups if plain else None)
         self.mid_block = MidLevel(
-            resnets([(channels, channels)] * 2), [Attention(config, channels, middle)] if config.add_attention else []
+            resnets([(channels, channels)] * 2), [attention(channels, middle)] if config.add_attention else []
         )
         self.up_blocks = nn.ModuleList()
         for level, (up_kind, width) in enumerate(zip(config.up_block_types, reversed(widths), strict=True)):

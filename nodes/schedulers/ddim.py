@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from ...authoring import Bound, Component, Fact, static
 from ..kinds import SPACE, UNSCALED, Prediction, Rng, Sample, State, Step, Stepped, Steps
-from .discrete import PREDICTED, DiffusionConfig, DiscreteDiffusion, part_of
+from .discrete import PREDICTED, DiffusionConfig, DiscreteDiffusion
 from .noise_schedule import posterior, wide
 
 if TYPE_CHECKING:
@@ -56,17 +56,17 @@ class DDIMScheduler(DiscreteDiffusion, Component, version=1):
             stride = self.config.num_train_timesteps // steps
             ends = [max(timestep - stride, -1) for timestep in listed]
         pairs = zip(listed, ends, strict=True)
-        return part_of([Step(index, now, then) for index, (now, then) in enumerate(pairs)], strength)
+        return self._records(pairs, strength)
 
     def step(
         self,
-        prediction: Annotated[Prediction, "B C H W", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B C H W", SPACE, UNSCALED],
+        prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
+        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
         step: Annotated[Step, Fact(scheduler="@self")],
         state: Annotated[State, Fact(scheduler="@self")],
         rng: Annotated[Rng, "B"],
-        original: Annotated[Sample, "B C H W", SPACE] | None = None,
-    ) -> Annotated[Stepped, "B C H W", SPACE, Fact(scheduler="@self")]:
+        original: Annotated[Sample, "B ...", SPACE] | None = None,
+    ) -> Annotated[Stepped, "B ...", SPACE, Fact(scheduler="@self")]:
         """x_t -> x_s = sqrt(a_s) x_0 + sqrt(1 - a_s - sigma^2) epsilon + sigma z, where a is alpha_cumprod (eq. 12).
 
         original: an edited clean estimate x_0, in place of that of the prediction; epsilon stays the prediction's

@@ -11,7 +11,7 @@ import numpy as np
 from ...authoring import Bound, Component, Fact, static
 from ...errors import PortError
 from ..kinds import SPACE, UNSCALED, Loss, Prediction, Rng, Sample, State, Step, Stepped, Steps, Timestep
-from .discrete import PREDICTED, DiffusionConfig, DiscreteDiffusion, part_of
+from .discrete import PREDICTED, DiffusionConfig, DiscreteDiffusion
 from .noise_schedule import (
     MIN_VARIANCE,
     log_variance_range,
@@ -61,17 +61,17 @@ class DDPMScheduler(DiscreteDiffusion, Component, version=1):
         """
         listed = self._listed(steps)
         pairs = zip(listed, [*listed[1:], -1], strict=True)
-        return part_of([Step(index, now, then) for index, (now, then) in enumerate(pairs)], strength)
+        return self._records(pairs, strength)
 
     def step(
         self,
-        prediction: Annotated[Prediction, "B C H W", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B C H W", SPACE, UNSCALED],
+        prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
+        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
         step: Annotated[Step, Fact(scheduler="@self")],
         state: Annotated[State, Fact(scheduler="@self")],
         rng: Annotated[Rng, "B"],
-        original: Annotated[Sample, "B C H W", SPACE] | None = None,
-    ) -> Annotated[Stepped, "B C H W", SPACE, Fact(scheduler="@self")]:
+        original: Annotated[Sample, "B ...", SPACE] | None = None,
+    ) -> Annotated[Stepped, "B ...", SPACE, Fact(scheduler="@self")]:
         """x_t -> x_s, drawn from N(mean of q(x_s | x_t, x_0), variance) (arXiv:2006.11239, eqs. 6 and 7).
 
         original: an edited clean estimate, in place of that of the prediction. state: passed through. Computed in at
@@ -116,9 +116,9 @@ class DDPMScheduler(DiscreteDiffusion, Component, version=1):
 
     def variational_bound(
         self,
-        prediction: Annotated[Prediction, "B C H W", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B C H W", SPACE, UNSCALED],
-        noisy: Annotated[Sample, "B C H W", SPACE],
+        prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
+        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
+        noisy: Annotated[Sample, "B ...", SPACE],
         timestep: Timestep,
     ) -> Annotated[Loss, "B"]:
         """The term L_t of the variational bound, in bits a dimension, that trains the variance alone (arXiv:2102.09672,

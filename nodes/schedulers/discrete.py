@@ -48,7 +48,7 @@ from .noise_schedule import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
@@ -125,12 +125,28 @@ class DiscreteDiffusion:
             return respaced_timesteps(str(steps), config.num_train_timesteps)
         return spaced_timesteps(steps, config.timestep_spacing, config.num_train_timesteps, config.steps_offset)
 
+    def _records(self, pairs: Iterable[tuple[int, int]], strength: float) -> list[Step]:
+        """The steps of a run from where each begins and ends; of these the last part, for a strength below 1."""
+        listed = list(pairs)
+        return part_of(
+            [
+                Step(index, now, then, len(listed), self._sigma(now), self._sigma(then))
+                for index, (now, then) in enumerate(listed)
+            ],
+            strength,
+        )
+
+    def _sigma(self, timestep: int) -> float:
+        """sqrt(1 - alpha_cumprod) / sqrt(alpha_cumprod), with an alpha_cumprod of at least 2^-24."""
+        level = max(self._at(timestep), 2.0**-24)
+        return sqrt((1 - level) / level)
+
     def start(
         self,
-        noise: Annotated[Noise, "B C H W"],
+        noise: Annotated[Noise, "B ..."],
         schedule: Annotated[list[Step], Fact(scheduler="@self")],
-        sample: Annotated[Sample, "B C H W", SPACE] | None = None,
-    ) -> Annotated[Started, "B C H W", SPACE, Fact(scheduler="@self")]:
+        sample: Annotated[Sample, "B ...", SPACE] | None = None,
+    ) -> Annotated[Started, "B ...", SPACE, Fact(scheduler="@self")]:
         """What the solver starts from: the noise, or a given sample noised to the first timestep of the schedule.
 
         Raises PortError where the schedule starts part-way (strength below 1) and no sample is given.
@@ -145,17 +161,17 @@ class DiscreteDiffusion:
         return Started(self.add_noise(sample, noise, schedule[0].timestep) if schedule else sample, None)
 
     def scale_input(
-        self, sample: Annotated[Sample, "B C H W", SPACE, UNSCALED], step: Annotated[Step, Fact(scheduler="@self")]
-    ) -> Annotated[Sample, "B C H W", SPACE, SCALED]:
+        self, sample: Annotated[Sample, "B ...", SPACE, UNSCALED], step: Annotated[Step, Fact(scheduler="@self")]
+    ) -> Annotated[Sample, "B ...", SPACE, SCALED]:
         """The sample as the model sees it: the identity, since x_t keeps unit variance."""
         return sample
 
     def original(
         self,
-        prediction: Annotated[Prediction, "B C H W", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B C H W", SPACE, UNSCALED],
+        prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
+        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
         step: Annotated[Step, Fact(scheduler="@self")],
-    ) -> Annotated[Sample, "B C H W", SPACE]:
+    ) -> Annotated[Sample, "B ...", SPACE]:
         """The clean estimate x_0 from a prediction at x_t, thresholded or clipped as the config says.
 
         Raises PortError where the shapes differ, or where epsilon is predicted and alpha_cumprod is 0.
@@ -202,8 +218,8 @@ class DiscreteDiffusion:
         return DrawnTimesteps(timestep, after)
 
     def add_noise(
-        self, sample: Annotated[Sample, "B C H W", SPACE, CLEAN], noise: Annotated[Noise, "B C H W"], timestep: Timestep
-    ) -> Annotated[Sample, "B C H W", SPACE, NOISY]:
+        self, sample: Annotated[Sample, "B ...", SPACE, CLEAN], noise: Annotated[Noise, "B ..."], timestep: Timestep
+    ) -> Annotated[Sample, "B ...", SPACE, NOISY]:
         """x_t from x_0 and epsilon. timestep: 0..T-1, or -1 for data, where it is the identity; a number, or [B]."""
         self._same_shape("noise", noise, sample)
         if not hasattr(timestep, "ndim") and timestep == -1:
@@ -212,16 +228,16 @@ class DiscreteDiffusion:
         return (of_sample * wide(sample) + of_noise * wide(noise)).to(sample.dtype)
 
     def velocity(
-        self, sample: Annotated[Sample, "B C H W", SPACE, CLEAN], noise: Annotated[Noise, "B C H W"], timestep: Timestep
-    ) -> Annotated[Output, "B C H W"]:
+        self, sample: Annotated[Sample, "B ...", SPACE, CLEAN], noise: Annotated[Noise, "B ..."], timestep: Timestep
+    ) -> Annotated[Output, "B ..."]:
         """v = sqrt(alpha_cumprod) epsilon - sqrt(1 - alpha_cumprod) x_0 (Salimans and Ho 2022, arXiv:2202.00512)."""
         self._same_shape("noise", noise, sample)
         of_sample, of_noise = self._factors(timestep, sample)
         return (of_sample * wide(noise) - of_noise * wide(sample)).to(sample.dtype)
 
     def target(
-        self, sample: Annotated[Sample, "B C H W", SPACE, CLEAN], noise: Annotated[Noise, "B C H W"], timestep: Timestep
-    ) -> Annotated[Output, "B C H W", PREDICTED, SPACE]:
+        self, sample: Annotated[Sample, "B ...", SPACE, CLEAN], noise: Annotated[Noise, "B ..."], timestep: Timestep
+    ) -> Annotated[Output, "B ...", PREDICTED, SPACE]:
         """What a network of this prediction type is trained to give at x_t: epsilon, x_0 or v."""
         self._same_shape("noise", noise, sample)
         if self.config.prediction_type == "v_prediction":
