@@ -164,7 +164,7 @@ class Component:
             published = ("UNet2DModel",)
             files = ("diffusion_pytorch_model",)
             facts = {"space": "pixel"}
-            siblings = {"prediction": "scheduler_config.json:prediction_type"}
+            siblings = {"prediction": "scheduler_config.json:$prediction_type"}
 
     published: the classes of published repositories that this one reads, the first is what it writes; any where empty.
     config_file: the file that holds the config; a "?" at the end says that it may be missing. files: what else is read;
@@ -172,7 +172,9 @@ class Component:
     suffix stands for tensors in all their published forms (NAME.safetensors, shards, variants, pickles); a "?" at the
     end says that none need exist. A torch module names its tensors so. attributes: whole numbers, or lists of them,
     worked out from config fields and readable in a graph as `$model.sample_shape`. facts: of the component itself.
-    siblings: facts taken from another config of the same repository, as `file:field,field`. keys: patterns and
+    siblings: facts taken from another config of the same repository, as `file:a fact with $field in it`; `part/file`
+    is the config of another part, several files split by blanks are alternatives, and what follows a `|` holds where the
+    repository's index shows that there is none. keys: patterns and
     replacements from published names of tensors to ours, applied in order; a name that becomes empty is left out.
     ignored: published config keys that do not change what is computed. metadata: what a published config says besides
     the fields; kept, and written back.

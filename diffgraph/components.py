@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import Place, WeightsError
 from .planning.keys import tensor_bytes
+from .ports import filled
 from .registry import NodeType
 from .weights.addresses import parse_address
 from .weights.config import parse_config
@@ -89,11 +90,12 @@ class Opener:
         folder, config, metadata = read.folder, read.values, read.metadata
         facts = {}
         for name, text in kind.siblings.items():
-            file, _, fields = text.partition(":")
-            sibling = folder.sibling(file)
-            values = [sibling.get(f) for f in fields.split(",")] if sibling else []
-            if values and all(v is not None for v in values):
-                facts[name] = " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+            files, _, template = text.partition(":")
+            template, _, without = template.partition("|")
+            sibling = folder.sibling(*files.split())
+            word = without if sibling is None and folder.indexed else filled(template, sibling or {})
+            if word:
+                facts[name] = word
         return Opened(folder, config, metadata, facts)
 
     def configs(self, kind: NodeType, text: str, source: Source) -> tuple[dict[str, Any], Mapping[str, str]]:

@@ -6,6 +6,7 @@ wire, and whether it may meet a port, is in unify.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
@@ -13,6 +14,19 @@ from typing import Any, Literal
 
 from .authoring import Bound
 from .checking.dims import Dim
+
+_FIELD = re.compile(r"\$(\w+)")
+
+
+def filled(template: str, values: Mapping[str, Any]) -> str | None:
+    """A fact with the fields of a config put in for their `$name`; None where one of them is not known.
+
+    Numbers are written as shortly as they can be, so that 1 and 1.0 are one word.
+    """
+    found = {name: values.get(name) for name in _FIELD.findall(template)}
+    if any(value is None or isinstance(value, Unset | Dim) for value in found.values()):
+        return None
+    return _FIELD.sub(lambda name: f"{v:g}" if isinstance(v := found[name[1]], float) else str(v), template)
 
 
 class Unset:

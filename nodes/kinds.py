@@ -37,6 +37,9 @@ CLEAN = Fact(level="clean")  # x_0
 NOISY = Fact(level="noisy")  # x_t, made by `scheduler.add_noise`
 SPACE = Fact(space="?space")  # pixels, or the latents of one autoencoder: the same in all ports of one use
 
+LATENTS = "latent of $latent_channels channels, scale $scaling_factor"  # the space of an autoencoder with this config
+LATENT_SPACE = f"vae/config.json vqvae/config.json:{LATENTS}|pixel"  # of a denoiser, by its repository's autoencoder
+
 
 class RngState(NamedTuple):
     """One random stream an image. `states` [B, S] uint8: the state of a CPU torch.Generator for each."""

@@ -205,7 +205,7 @@ class References:
 
     def _use(self, info: ComponentInfo, literals: Mapping[str, Any]) -> Use:
         fields = {name: Dim.of(f"?{name}#{info.identity}") for name in info.type.fields} | dict(info.config)
-        return Use(self.unifier, {**fields, **literals}, info.identity)
+        return Use(self.unifier, {**fields, **literals}, info.identity, info.facts)
 
 
 def _known(dims: Iterable[Any]) -> bool:

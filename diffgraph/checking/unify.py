@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..ports import ANY, BOOL, FLOAT, INT, TEXT, UNSET, Port, Type, Unset, compatible, literal_problem
+from ..ports import ANY, BOOL, FLOAT, INT, TEXT, UNSET, Port, Type, Unset, compatible, filled, literal_problem
 from .dims import Dim, Dims, Rest, parse_dim
 
 
@@ -48,12 +48,22 @@ class Mismatch(Exception):
 
 
 class Use:
-    """One use of a node: the variables of its shapes and facts, and what its lower-case names stand for."""
+    """One use of a node: the variables of its shapes and facts, and what its lower-case names stand for.
 
-    def __init__(self, unifier: Unifier, names: Mapping[str, Any] | None = None, identity: str = "") -> None:
+    facts: of the component that is used; a variable of this name is that fact.
+    """
+
+    def __init__(
+        self,
+        unifier: Unifier,
+        names: Mapping[str, Any] | None = None,
+        identity: str = "",
+        facts: Mapping[str, str] | None = None,
+    ) -> None:
         self.number = unifier.fresh()
         self.names: dict[str, Any] = dict(names or {})
         self.identity = identity
+        self.facts = facts or {}
 
     def symbol(self, name: str) -> int | str | Dim:
         if name[0].isupper():
@@ -83,13 +93,8 @@ class Use:
         if expression == "@self":
             return f"@{self.identity}"
         if expression.startswith("?"):
-            return f"{expression}#{self.number}"
-        if expression.startswith("$"):
-            values = [self.names.get(name.strip().lstrip("$"), UNSET) for name in expression.split(",")]
-            if any(isinstance(value, Unset | Dim) for value in values):
-                return None
-            return " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
-        return expression
+            return self.facts.get(expression[1:]) or f"{expression}#{self.number}"
+        return filled(expression, self.names)
 
 
 class Unifier:
@@ -222,7 +227,7 @@ class Unifier:
         shape = dims if dims is not None else (use.dims(port.shape) if port.shape is not None else None)
         value = Value(port.type, shape, merged, maybe=port.optional, stream=self.fresh() if port.type.once else 0)
         if port.type.form == "record":
-            inner = Use(self, use.names, use.identity)
+            inner = Use(self, use.names, use.identity, use.facts)
             value.fields = {name: self.instance(p, inner, facts=merged) for name, p in port.type.fields}
             first = next((v for v in value.fields.values() if v.dims is not None), None)
             if first is not None and shape is not None and first.dims is not None:

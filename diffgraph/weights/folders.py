@@ -192,17 +192,33 @@ class Folder:
             raise WeightsError(f"{self}: this is {_a(named)}; {wants}")
         raise self._nothing(f"there is no {config_file}", hint=wants)
 
-    def sibling(self, name: str) -> dict[str, Any] | None:
-        """A config of another part of the same repository: in this folder, or the only one that the index names."""
+    def sibling(self, *names: str) -> dict[str, Any] | None:
+        """The first config that there is, of another part of the same repository.
+
+        names: `file`, in this folder or the only other one that the index names; or `part/file`.
+        """
+        return next((found for name in names if (found := self._sibling(name)) is not None), None)
+
+    def _sibling(self, name: str) -> dict[str, Any] | None:
+        part, _, file = name.rpartition("/")
+        root = self._root()
+        if part:
+            return (root / part).config(file) if root is not None else None
         config = self.config(name)
-        above = self._above()
-        if config is not None or above is None:
+        if config is not None or root is None or not root.has(INDEX_FILE):
             return config
-        index = above.config(INDEX_FILE)
-        if index is None:
-            return None
-        found = [part for part in _parts_of(index) if (above / part).has(name)]
-        return (above / found[0]).config(name) if len(found) == 1 else None if found else above.config(name)
+        found = [part for part in _parts_of(root.config(INDEX_FILE) or {}) if (root / part).has(name)]
+        return (root / found[0]).config(name) if len(found) == 1 else None if found else root.config(name)
+
+    @property
+    def indexed(self) -> bool:
+        """Whether a `model_index.json` says which parts the repository has."""
+        root = self._root()
+        return root is not None and root.has(INDEX_FILE)
+
+    def _root(self) -> Folder | None:
+        """The folder of the repository: this one where it holds the index, else the one above."""
+        return self if self.has(INDEX_FILE) else self._above()
 
     def _above(self) -> Folder | None:
         if self._prefix:

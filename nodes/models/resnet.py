@@ -85,6 +85,20 @@ class Attention(nn.Module):
         return out
 
 
+class Level(nn.Module):
+    """Residual blocks of one size, with attention after each, or after the first so many."""
+
+    def __init__(self, resnets: list[ResBlock], attentions: list[Attention]) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(resnets)
+        self.attentions = nn.ModuleList(attentions)
+
+    def layer(self, number: int, x: Tensor, emb: Tensor | None = None) -> Tensor:
+        """A residual block and the attention after it."""
+        x = self.resnets[number](x, emb)
+        return self.attentions[number](x) if number < len(self.attentions) else x
+
+
 class Downsample(nn.Module):
     """Halves height and width by a convolution. padding: 1 all around, or 0 for zeros at the bottom and right alone."""
 

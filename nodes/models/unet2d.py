@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ...authoring import Bound, Component, Fact
 from ...errors import InputError, PortError
-from ..kinds import SCALED, Condition, Prediction, Sample, Timestep
+from ..kinds import LATENT_SPACE, SCALED, SPACE, Condition, Prediction, Sample, Timestep
 from .blocks import GroupNorm, check_tensor, sinusoid, timestep_rows, zeroed
 from .resnet import Attention, Downsample, ResBlock, TimeEmbedding, Upsample
 
@@ -167,10 +167,11 @@ class UNet2D(nn.Module, Component, version=1):
     published = ("UNet2DModel",)
     files = ("diffusion_pytorch_model",)
     attributes: ClassVar = {"sample_shape": "in_channels sample_size sample_size"}
-    facts: ClassVar = {"space": "pixel", "conditioned": "no"}
+    facts: ClassVar = {"conditioned": "no"}
     siblings: ClassVar = {
-        "prediction": "scheduler_config.json:prediction_type",
-        "schedule": "scheduler_config.json:beta_schedule,beta_start,beta_end,num_train_timesteps",
+        "prediction": "scheduler_config.json:$prediction_type",
+        "space": LATENT_SPACE,
+        "schedule": "scheduler_config.json:$beta_schedule $beta_start $beta_end $num_train_timesteps",
     }
     keys = (
         (r"\.query\.", ".to_q."),
@@ -233,7 +234,7 @@ class UNet2D(nn.Module, Component, version=1):
 
     def forward(
         self,
-        sample: Annotated[Sample, "B in_channels sample_size sample_size", Fact(space="pixel"), SCALED],
+        sample: Annotated[Sample, "B in_channels sample_size sample_size", SPACE, SCALED],
         timestep: Timestep,
         condition: Annotated[Condition, "B", Fact(model="@self")] | None = None,
     ) -> Annotated[Prediction, "B in_channels sample_size sample_size"]:

@@ -181,7 +181,7 @@ class UNetGLIDE(nn.Module, Component, version=1):
     published = ("UNetGLIDE",)
     attributes: ClassVar = {"sample_shape": "in_channels image_size image_size"}
     facts: ClassVar = {"space": "pixel", "prediction": "$prediction_type", "conditioned": "yes"}
-    siblings: ClassVar = {"schedule": "scheduler_config.json:beta_schedule,beta_start,beta_end,num_train_timesteps"}
+    siblings: ClassVar = {"schedule": "scheduler_config.json:$beta_schedule $beta_start $beta_end $num_train_timesteps"}
 
     def __init__(self, config: UNetGLIDEConfig) -> None:
         super().__init__()

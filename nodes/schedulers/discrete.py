@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from .noise_schedule import Table
 
-SCHEDULE = "$beta_schedule,$beta_start,$beta_end,$num_train_timesteps"
+SCHEDULE = "$beta_schedule $beta_start $beta_end $num_train_timesteps"
 PREDICTED = Fact(prediction="$prediction_type", schedule=SCHEDULE)
 Weighting = Literal["constant", "min_snr", "min_snr_plus_one"]
 

@@ -264,9 +264,17 @@ def test_a_variable_is_the_same_in_all_ports_of_one_use() -> None:
 def test_facts_of_config_fields() -> None:
     unifier = Unifier()
     use = Use(unifier, {"kind": "linear", "start": 0.1, "end": 1.0}, identity="unet")
-    assert use.fact("$kind,$start,$end") == "linear 0.1 1"
+    assert use.fact("$kind from $start to $end") == "linear from 0.1 to 1"
     assert use.fact("$missing") is None
     assert use.fact("@self") == "@unet"
+
+
+def test_a_variable_is_the_components_own_fact_where_it_has_one() -> None:
+    unifier = Unifier()
+    own = Use(unifier, {}, "unet", {"unit": "metre"})
+    assert facts({"unit": "metre"}, {"unit": "?unit"}, unifier, own) is None
+    assert facts({"unit": "foot"}, {"unit": "?unit"}, unifier, own) == "expected unit metre, got foot"
+    assert facts({"unit": "foot"}, {"unit": "?other"}, unifier, own) is None
 
 
 # --- types and literals

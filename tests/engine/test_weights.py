@@ -440,6 +440,19 @@ def test_component_of_a_pipeline_by_class(saved: Path, tmp_path: Path) -> None:
     assert "Words wants WordsTokenizer" in message
 
 
+def test_config_of_another_part(tmp_path: Path) -> None:
+    for part in ("unet", "vae"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(json.dumps({"part": part}))
+    unet = open_folder(str(tmp_path / "unet"))
+    assert unet.sibling("vqvae/config.json", "vae/config.json") == {"part": "vae"}
+    assert unet.sibling("vqvae/config.json") is None
+    assert not unet.indexed
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "P"}))
+    assert unet.indexed
+    assert open_folder(str(tmp_path)).sibling("vae/config.json") == {"part": "vae"}
+
+
 def test_component_of_a_pipeline_that_holds_two(saved: Path, tmp_path: Path) -> None:
     root = pipeline(saved, tmp_path, first="TinyModel", second="TinyModel")
     message = refusal(lambda: Tiny.from_pretrained(root))

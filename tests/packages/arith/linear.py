@@ -29,7 +29,7 @@ class Linear(torch.nn.Module, Component, version=1):
     Config = LinearConfig
     files = ("model",)
     attributes: ClassVar[Mapping[str, str]] = {"shape": "out_features in_features", "size": "in_features"}
-    siblings: ClassVar[Mapping[str, str]] = {"maker": "maker.json:name"}
+    siblings: ClassVar[Mapping[str, str]] = {"maker": "maker.json:$name"}
 
     def __init__(self, config: LinearConfig) -> None:
         super().__init__()

@@ -40,7 +40,7 @@ class Autoencoder(Component, version=1):
 
     def encode(
         self, image: Annotated[Image, "B 3 factor*H factor*W", PIXELS]
-    ) -> Annotated[Sample, "B latent_channels H W", Fact(space="$space,$scaling_factor")]:
+    ) -> Annotated[Sample, "B latent_channels H W", Fact(space="$space $scaling_factor")]:
         """The means of blocks, repeated to the channels of latents and scaled."""
         from torch.nn.functional import avg_pool2d
 
@@ -49,7 +49,7 @@ class Autoencoder(Component, version=1):
         return small.repeat(1, config.latent_channels, 1, 1)
 
     def decode(
-        self, latents: Annotated[Sample, "B latent_channels H W", Fact(space="$space,$scaling_factor")]
+        self, latents: Annotated[Sample, "B latent_channels H W", Fact(space="$space $scaling_factor")]
     ) -> Annotated[Image, "B 3 factor*H factor*W", PIXELS]:
         """The first channel as grey blocks."""
         grey = (latents[:, :1] / self.config.scaling_factor).repeat(1, 3, 1, 1)
@@ -128,7 +128,7 @@ class LatentDenoiser(Component, version=1):
     attributes: ClassVar[Mapping[str, str]] = {"sample_shape": "channels size size"}
     facts: ClassVar[Mapping[str, str]] = {
         "prediction": "$prediction_type",
-        "schedule": "$beta_schedule,$beta_start,$beta_end,$num_train_timesteps",
+        "schedule": "$beta_schedule $beta_start $beta_end $num_train_timesteps",
         "conditioned": "yes",
     }
 
@@ -143,10 +143,10 @@ class LatentDenoiser(Component, version=1):
 
     def __call__(
         self,
-        sample: Annotated[Sample, "B channels size size", Fact(space="$space,$scale"), SCALED],
+        sample: Annotated[Sample, "B channels size size", Fact(space="$space $scale"), SCALED],
         timestep: Timestep,
         condition: Annotated[Condition, "B", Fact(model="@self")],
-    ) -> Annotated[Prediction, "B channels size size", Fact(space="$space,$scale")]:
+    ) -> Annotated[Prediction, "B channels size size", Fact(space="$space $scale")]:
         """Nothing but the sample."""
         return Prediction(sample * 1.0)
 
