@@ -13,6 +13,17 @@ def _hash(count: int, number: int) -> Tensor:
     return torch.from_numpy(v - np.floor(v) - 0.5)
 
 
+def filled(name: str, number: int, shape: tuple[int, ...]) -> Tensor:
+    """The values of one tensor: its name, the place of that name among all the sorted ones, and its shape."""
+    size = int(np.prod(shape))
+    r = _hash(size, number).reshape(shape)
+    if len(shape) >= 2:
+        r = 3 * r / (size / shape[0]) ** 0.5
+    else:
+        r = 1 + 0.2 * r if name.endswith(("weight", ".g", "gamma")) else 0.2 * r
+    return r
+
+
 def fill(module: torch.nn.Module, names: dict[str, str] | None = None) -> None:
     """Gives each tensor of a module its values by the sorted place of its name.
 
@@ -21,17 +32,8 @@ def fill(module: torch.nn.Module, names: dict[str, str] | None = None) -> None:
     state = module.state_dict()
     original = {key: key if names is None else names[key] for key in state}
     for number, key in enumerate(sorted(state, key=original.__getitem__)):
-        value = state[key]
-        if not value.is_floating_point():
-            continue
-        r = _hash(value.numel(), number).reshape(value.shape)
-        if value.ndim >= 2:
-            filled = 3 * r / (value.numel() / value.shape[0]) ** 0.5
-        elif original[key].endswith(("weight", ".g", "gamma")):
-            filled = 1 + 0.2 * r
-        else:
-            filled = 0.2 * r
-        value.copy_(filled)
+        if state[key].is_floating_point():
+            state[key].copy_(filled(original[key], number, tuple(state[key].shape)))
 
 
 def wave(*shape: int, phase: float = 0.5) -> Tensor:
