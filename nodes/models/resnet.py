@@ -6,17 +6,24 @@ Letters: B batch, C channels, H W height and width, D width of a head or of the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .blocks import GroupNorm, zeroed
+
+Activation = Callable[[Tensor], Tensor]
 
 
 class ResBlock(nn.Module):
     """Residual block [B, C, H, W] -> [B, out_channels, H, W] (Ho et al. 2020, appendix B).
 
     time_width: D of the embedding of time, which is added between the convolutions, or (`scale_shift`) scales and
-    shifts the second norm; None where there is none, as in autoencoders.
+    shifts the second norm; None where there is none, as in autoencoders. resize: halves (by averages) or doubles (by
+    repetition) height and width of both branches before the first convolution. act: after each norm. out_scale: what
+    the sum of both branches is divided by.
     """
 
     def __init__(
@@ -29,9 +36,12 @@ class ResBlock(nn.Module):
         eps: float = 1e-6,
         dropout: float = 0.0,
         scale_shift: bool = False,
+        resize: Literal["down", "up"] | None = None,
+        act: Activation = F.silu,
+        out_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.scale_shift = scale_shift
+        self.scale_shift, self.resize, self.act, self.out_scale = scale_shift, resize, act, out_scale
         self.norm1 = GroupNorm(groups, channels, eps)
         self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
         if time_width is not None:
@@ -43,7 +53,12 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         """emb: the embedding of time [B, D], already activated; None where the block takes none."""
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.act(self.norm1(x))
+        if self.resize == "down":
+            h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
+        elif self.resize == "up":
+            h, x = F.interpolate(h, scale_factor=2.0), F.interpolate(x, scale_factor=2.0)  # nearest
+        h = self.conv1(h)
         if emb is None:
             h = self.norm2(h)
         else:
@@ -53,9 +68,9 @@ class ResBlock(nn.Module):
                 h = self.norm2(h) * (1 + scale) + shift
             else:
                 h = self.norm2(h + time)
-        h = self.conv2(self.dropout(F.silu(h)))
+        h = self.conv2(self.dropout(self.act(h)))
         out: Tensor = self.conv_shortcut(x) + h
-        return out
+        return out if self.out_scale == 1 else out / self.out_scale
 
 
 class Attention(nn.Module):
@@ -126,11 +141,12 @@ class Upsample(nn.Module):
 class TimeEmbedding(nn.Module):
     """Two layers over the sinusoids of time [B, C] -> [B, D]."""
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, *, act: Activation = F.silu) -> None:
         super().__init__()
+        self.act = act
         self.linear_1 = nn.Linear(channels, width)
         self.linear_2 = nn.Linear(width, width)
 
     def forward(self, waves: Tensor) -> Tensor:
-        out: Tensor = self.linear_2(F.silu(self.linear_1(waves)))
+        out: Tensor = self.linear_2(self.act(self.linear_1(waves)))
         return out
