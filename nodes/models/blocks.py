@@ -50,8 +50,8 @@ def sinusoid(timestep: Tensor, width: int, *, cosine_first: bool, frequency_shif
     cosine_first: cosines before sines. Returns fp32 [B, width]; an odd width ends in a zero.
     """
     half = width // 2
-    exponent = torch.arange(half, dtype=torch.float32, device=timestep.device) / (half - frequency_shift)
-    angle = timestep.float()[:, None] * torch.exp(-math.log(10000.0) * exponent)  # [B, width/2]
+    exponent = -math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=timestep.device)
+    angle = timestep.float()[:, None] * torch.exp(exponent / (half - frequency_shift))  # [B, width/2]
     waves = [angle.cos(), angle.sin()] if cosine_first else [angle.sin(), angle.cos()]
     return F.pad(torch.cat(waves, dim=1), (0, width % 2))
 

@@ -156,7 +156,7 @@ class UpLevel(Level):
         return x
 
 
-class UNet2D(nn.Module, Component, version=1):
+class UNet2D(nn.Module, Component, version=2):
     """Unconditional U-Net of DDPM (Ho, Jain, Abbeel 2020, arXiv:2006.11239, appendix B).
 
     Reads google/ddpm-* and every UNet2DModel of plain convolutions and attention, whichever names the attention has.

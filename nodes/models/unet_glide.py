@@ -169,7 +169,7 @@ class Stage(nn.Sequential):
         return x
 
 
-class UNetGLIDE(nn.Module, Component, version=1):
+class UNetGLIDE(nn.Module, Component, version=2):
     """Text-conditioned U-Net of GLIDE (Nichol et al. 2021, arXiv:2112.10741, section 3.1 and appendix B).
 
     One class for four networks: text to image, the upsampler (`low_res_size`), and the inpainting form of each
