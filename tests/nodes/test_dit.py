@@ -15,8 +15,7 @@ from diffgraph.nodes.kinds import Prediction
 from diffgraph.nodes.models.dit import DiT, DiTCondition, DiTConfig
 from diffgraph.weights.config import fields_of, parse_config
 
-from ..fill import noise, randomise, wave
-from ..fill import tensor as filled
+from ..fill import filled, noise, randomise, wave
 from ..parity import agree
 
 SMALL = DiTConfig(
