@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -104,6 +106,18 @@ def check_device(device: str) -> None:
         raise InputError(f"the device {device} is not available to torch {torch.__version__}", hint="use --device cpu")
 
 
+@contextmanager
+def no_collections() -> Iterator[None]:
+    """Without looking for cycles among objects: planning makes many that stay, and each look would see them all."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
 @dataclass
 class Prepared:
     """A graph that was checked and planned with these inputs; `run` makes its outputs."""
@@ -121,6 +135,7 @@ class Prepared:
     memory: int | None
     _whole: Program | None = field(default=None, repr=False)
 
+    @no_collections()
     def program(self, without: Set[str] = frozenset()) -> Program:
         """What will run, given what is stored now. without: keys of results that are damaged."""
         results = self.results
@@ -187,6 +202,7 @@ class Session:
         outputs = checker.document(graph, source, values or {})
         return sorted(checker.problems, key=_by_place), outputs
 
+    @no_collections()
     def prepare(
         self, graph: GraphDocument, source: Source, loader: Loader, given: Mapping[str, Any], *,
         variant: str | None = None, sets: Mapping[str, Any] | None = None, show: Iterable[str] = (),

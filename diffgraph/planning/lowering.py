@@ -64,12 +64,13 @@ NOTHING = Known(None, "NoneType:None")
 class Signature:
     """What planning asks of a method at every call.
 
-    parameters: with their defaults. where: the part of the key that says where it runs. tensors: whether one may go in
-    or come out. watched: whether something goes in that could be changed in place.
+    parameters: with their defaults, and whether a whole number there is a float. where: the part of the key that says
+    where it runs. tensors: whether one may go in or come out. watched: whether something goes in that could be changed
+    in place.
     """
 
     method: Method
-    parameters: tuple[tuple[str, Port, Bound], ...]
+    parameters: tuple[tuple[str, Port, Bound, bool], ...]
     where: str
     tensors: bool
     watched: bool
@@ -158,7 +159,12 @@ class Lowering:
             value = handle.config[name]
             value = list(value) if isinstance(value, tuple) else value
         else:
-            words = [int(parse_dim(word, handle.config.__getitem__).constant or 0) for word in expression.split()]
+
+            def symbol(field: str) -> int:
+                value = handle.config[field.removeprefix("#")]
+                return len(value) if field[0] == "#" else int(value)
+
+            words = [int(parse_dim(word, symbol).constant or 0) for word in expression.split()]
             value = words if len(words) > 1 else words[0]
         return Known(value, literal_key(value))
 
@@ -247,10 +253,10 @@ class Lowering:
     ) -> Bound:  # fmt: skip
         signature = self._signatures.get(id(method)) or self._signature(method, kind)
         bounds: list[Bound] = []
-        for name, port, default in signature.parameters:
+        for name, port, default, numeric in signature.parameters:
             arg = node.args.get(name)
             bound = default if arg is None else self.bind(arg, names)
-            if isinstance(bound, Known):
+            if numeric and isinstance(bound, Known):
                 bound = converted(bound, port)
             if port.bound is not None:
                 _refuse(bound, name, port)
@@ -274,7 +280,7 @@ class Lowering:
         for name, port in method.inputs.items():
             default = None if isinstance(port.default, Unset) else port.default
             known = NOTHING if default is None else Known(default, literal_key(default))
-            parameters.append((name, port, converted(known, port)))
+            parameters.append((name, port, converted(known, port), _numeric(port)))
         made = _tensor(method.output) or kind.trainable
         where = self.settings.where if made and not method.static else ""
         tensors = made or any(_tensor(port) for port in method.inputs.values())
@@ -298,6 +304,12 @@ def _tensor(port: Port) -> bool:
     if kind.form == "record":
         return any(_tensor(inner) for _, inner in kind.fields)
     return kind.form in ("kind", "any", "var")
+
+
+def _numeric(port: Port) -> bool:
+    """Whether a whole number at the port, or in a list there, is meant as a float."""
+    item = port.type.item if port.type.form == "list" else None
+    return port.type == FLOAT or (item is not None and _numeric(item))
 
 
 def is_plain(value: Any) -> bool:
