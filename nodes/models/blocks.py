@@ -78,7 +78,8 @@ def timestep_rows(port: str, timestep: int | float | Tensor, rows: int, device: 
 
 def check_tensor(port: str, value: Tensor, shape: tuple[int | None, ...], device: torch.device) -> None:
     """Raises PortError unless `value` is a floating-point tensor of this shape (None is any size) on this device."""
-    wanted = "[" + ", ".join("B" if size is None else str(size) for size in shape) + "]"
+    sizes = [("B" if place == 0 else "any") if size is None else str(size) for place, size in enumerate(shape)]
+    wanted = "[" + ", ".join(sizes) + "]"
     if not isinstance(value, Tensor):
         raise PortError(port, f"must be a tensor {wanted}, not {type(value).__name__}")
     if value.ndim != len(shape) or any(size not in (None, got) for size, got in zip(shape, value.shape, strict=True)):
