@@ -8,8 +8,9 @@ The signature of a function or of a method *is* the declaration of its ports. An
     Annotated[float, Bound(gt=0, le=1)]              the range of a number
 
 Shapes: an upper-case name is fresh for each use of the node, and wires equate it; a lower-case name is a config field of the
-component or a whole-number input of the same node; `2*B`, `4*H`, `H/8` and `H+1` are arithmetic; `...` is any run of
-dimensions, the same run in one use. For a value that is not a tensor, the shape is that of its first tensor, or just its rows.
+component, an attribute of it that is one number, or a whole-number input of the same node; `2*B`, `4*H`, `H/8`, `H+1` and
+`2**n` are arithmetic; `#name` is how many items a list has; `...` is any run of dimensions, the same run in one use. For a
+value that is not a tensor, the shape is that of its first tensor, or just its rows.
 
 Facts: `Fact(name="word")` is constant; `"$field"` is the value of a config field (several joined by commas make one fact);
 `"?name"` is a variable, equal in all ports of one use; `"@self"` is the component itself, so that what one model makes
@@ -175,7 +176,8 @@ class Component:
     siblings: facts taken from another config of the same repository, as `file:a fact with $field in it`; `part/file`
     is the config of another part, several files split by blanks are alternatives, and what follows a `|` holds where the
     repository's index shows that there is none. keys: patterns and
-    replacements from published names of tensors to ours, applied in order; a name that becomes empty is left out.
+    replacements from published names of tensors to ours, applied in order; a name that becomes empty is left out;
+    `{last-\\1}` in a replacement counts from the end: the largest number that group 1 is in any name, less this one.
     ignored: published config keys that do not change what is computed. metadata: what a published config says besides
     the fields; kept, and written back.
     """

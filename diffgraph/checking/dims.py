@@ -78,12 +78,15 @@ class Rest:
 
 
 Dims = tuple[Dim | Rest, ...]
-_DIMENSION = re.compile(r"(?:\d+|[A-Za-z_]\w*)(?:[*/+-](?:\d+|[A-Za-z_]\w*))*", re.ASCII)
+_DIMENSION = re.compile(r"(?:\d+|#?[A-Za-z_]\w*)(?:(?:\*\*|[*/+-])(?:\d+|#?[A-Za-z_]\w*))*", re.ASCII)
 
 
 def parse_dim(text: str, symbol: Callable[[str], int | str | Dim]) -> Dim:
-    """Reads `2*B`, `H/8`, `H+1`; `symbol(name)` gives the value of a name. Raises ValueError for anything else."""
-    wrong = ValueError(f"{text!r} is no dimension: whole numbers and names, with * / + - between them")
+    """Reads `2*B`, `H/8`, `H+1`, `2**#x`; `symbol(name)` gives the value of a name, or with a `#` the number of its items.
+
+    Raises ValueError for anything else.
+    """
+    wrong = ValueError(f"{text!r} is no dimension: whole numbers and names, with * ** / + - between them")
     if not _DIMENSION.fullmatch(text):
         raise wrong
     total, sign = Dim(), 1
@@ -91,18 +94,28 @@ def parse_dim(text: str, symbol: Callable[[str], int | str | Dim]) -> Dim:
         if term in ("+", "-"):
             sign = 1 if term == "+" else -1
             continue
-        first, *others = re.split(r"([*/])", term)
+        first, *others = re.split(r"(\*\*|[*/])", term)
         product = Dim.of(_atom(first, symbol))
         for operator, word in zip(others[::2], others[1::2], strict=True):
             factor = Dim.of(_atom(word, symbol))
             if operator == "*":
                 product = product * factor
-            elif factor.constant:
+            elif operator == "**" and product.constant is not None:
+                product = _power(product.constant, factor)
+            elif operator == "/" and factor.constant:
                 product = product * (1 / factor.constant)
             else:
                 raise wrong
         total = total + product * sign
     return total
+
+
+def _power(base: Fraction, exponent: Dim) -> Dim:
+    """A power of a number; where the exponent is not known, a number that is not known either."""
+    times = exponent.constant
+    if times is not None:
+        return Dim.of(1) * base ** int(times)
+    return Dim.of(f"?{base}**" + "*".join(name.lstrip("?") for names, _ in exponent.terms for name in names))
 
 
 def _atom(word: str, symbol: Callable[[str], int | str | Dim]) -> int | str | Dim:

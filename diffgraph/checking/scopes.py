@@ -13,7 +13,7 @@ from ..language.graph import UNREAD, Arg, GraphDocument, Lit, Node, Ref
 from ..language.sources import Loader, Source
 from ..ports import ANY, INT, UNSET, Port, Type
 from ..registry import NodeType, Registry
-from .dims import Dim
+from .dims import Dim, parse_dim
 from .requirements import unmet
 from .unify import Unifier, Use, Value, literal_value
 
@@ -205,6 +205,9 @@ class References:
 
     def _use(self, info: ComponentInfo, literals: Mapping[str, Any]) -> Use:
         fields = {name: Dim.of(f"?{name}#{info.identity}") for name in info.type.fields} | dict(info.config)
+        for name, text in info.type.attributes.items():
+            if " " not in text:
+                fields[name] = parse_dim(text, Use(self.unifier, fields, info.identity).symbol)
         return Use(self.unifier, {**fields, **literals}, info.identity, info.facts)
 
 

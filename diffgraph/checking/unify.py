@@ -68,7 +68,9 @@ class Use:
     def symbol(self, name: str) -> int | str | Dim:
         if name[0].isupper():
             return f"?{name}#{self.number}"
-        known = self.names.get(name, UNSET)
+        known = self.names.get(name.removeprefix("#"), UNSET)
+        if name[0] == "#":
+            return len(known) if isinstance(known, list | tuple) else f"?{name}#{self.identity}"
         if isinstance(known, int | Dim) and not isinstance(known, bool):
             return known
         return f"?{name}#{self.number}"

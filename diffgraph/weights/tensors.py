@@ -105,19 +105,36 @@ def printable(name: str) -> str:
     return text if text.isprintable() and text.isascii() else ascii(text)[1:-1]
 
 
+_FROM_THE_END = r"{last-\1}"
+
+
 def renamed(specs: Mapping[str, TensorSpec], keys: Sequence[tuple[str, str]], where: str) -> dict[str, TensorSpec]:
-    """Tensors under the model's own names. keys: patterns and replacements, in order; what becomes "" is left out."""
-    patterns = [(re.compile(pattern), replacement) for pattern, replacement in keys]
+    """Tensors under the model's own names. keys: patterns and replacements, in order; what becomes "" is left out.
+
+    `{last-\\1}` in a replacement counts from the end: the largest number that group 1 is in any name, less this one.
+    """
+    names = {name: name for name in specs}
+    for pattern, replacement in keys:
+        names = _replaced(names, re.compile(pattern), replacement)
     out: dict[str, TensorSpec] = {}
-    for name, spec in specs.items():
-        for pattern, replacement in patterns:
-            name = pattern.sub(replacement, name)
-        if name in out:
-            both = f"{printable(out[name].name)} and {printable(spec.name)}"
-            raise WeightsError(f"{where}: {both} are two names of one tensor, {printable(name)}")
-        if name:
-            out[name] = spec
+    for name, new in names.items():
+        if new in out:
+            both = f"{printable(out[new].name)} and {printable(specs[name].name)}"
+            raise WeightsError(f"{where}: {both} are two names of one tensor, {printable(new)}")
+        if new:
+            out[new] = specs[name]
     return out
+
+
+def _replaced(names: Mapping[str, str], pattern: re.Pattern[str], replacement: str) -> dict[str, str]:
+    if _FROM_THE_END not in replacement:
+        return {name: pattern.sub(replacement, new) for name, new in names.items()}
+    last = max((int(found[1]) for new in names.values() if (found := pattern.search(new))), default=0)
+
+    def put(found: re.Match[str]) -> str:
+        return found.expand(replacement.replace(_FROM_THE_END, str(last - int(found[1]))))
+
+    return {name: pattern.sub(put, new) for name, new in names.items()}
 
 
 _DRAWS = frozenset({"normal_", "uniform_"})  # on the meta device these import torch's compiler, for seconds

@@ -126,7 +126,8 @@ def symbol(name: str) -> str:
 
 @pytest.mark.parametrize(
     ("text", "written"),
-    [("3", "3"), ("B", "B"), ("2*B", "2*B"), ("H/8", "H/8"), ("B+1", "1+B"), ("2*H-2*H", "0"), ("B*C", "B*C"), ("8*H/8", "H")],
+    [("3", "3"), ("B", "B"), ("2*B", "2*B"), ("H/8", "H/8"), ("B+1", "1+B"), ("2*H-2*H", "0"), ("B*C", "B*C"), ("8*H/8", "H"),
+     ("2**3", "8"), ("2**3/4*H", "2*H"), ("1+2**0", "2")],
 )  # fmt: skip
 def test_dimensions_are_arithmetic(text: str, written: str) -> None:
     assert str(parse_dim(text, symbol)) == written
@@ -136,6 +137,15 @@ def test_dimensions_are_arithmetic(text: str, written: str) -> None:
 def test_what_is_no_dimension(text: str) -> None:
     with pytest.raises(ValueError, match="is no dimension"):
         parse_dim(text, symbol)
+
+
+def test_the_number_of_items_of_a_list() -> None:
+    unifier = Unifier()
+    use = Use(unifier, {"widths": (8, 16, 32), "names": Dim.of("?names#part")}, identity="part")
+    assert use.dims("#widths 2**#widths/2") == (Dim.of(3), Dim.of(4))
+    (unknown,) = use.dims("2**#names/2*H")
+    assert str(unknown) == "2**#names*H/2"
+    assert unifier.equate(unknown, Dim.of(5))
 
 
 def test_a_shape_is_read_where_it_is_declared() -> None:

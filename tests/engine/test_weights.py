@@ -26,6 +26,7 @@ from diffgraph.weights import digests, tensors
 from diffgraph.weights.addresses import package_path, parse_address
 from diffgraph.weights.config import FieldSpec, fields_of, parse_config
 from diffgraph.weights.loading import init_module, load_module, open_folder
+from diffgraph.weights.tensors import TensorSpec, renamed
 
 
 @dataclass(frozen=True)
@@ -321,6 +322,16 @@ def test_dtype(saved: Path, tmp_path: Path) -> None:
     files = open_folder(str(tmp_path / "half")).find(*Tiny.files)
     assert load_module(Tiny, TinyConfig(), files).linear.weight.dtype == torch.bfloat16
     assert "int8" in refusal(lambda: Tiny.from_pretrained(saved, dtype="int8"))
+
+
+def test_names_counted_from_the_end() -> None:
+    """Where the original counts levels from the other end."""
+    names = ["up.0.conv", "up.2.conv", "up.1.conv.7", "down.9", "gone.1"]
+    specs = {name: TensorSpec(Path("f"), name, "F32", (2,)) for name in names}
+    keys = ((r"^gone.*", ""), (r"^up\.(\d)\.", r"blocks.{last-\1}."), (r"\.conv$", ".weight"))
+    assert list(renamed(specs, keys, "here")) == ["blocks.2.weight", "blocks.0.weight", "blocks.1.conv.7", "down.9"]
+    one = {"up.0.conv": specs["up.0.conv"]}
+    assert list(renamed(one, keys, "here")) == ["blocks.0.weight"]
 
 
 def test_old_key_names_and_shapes(saved: Path) -> None:
