@@ -184,6 +184,8 @@ class Autoencoder(nn.Module, Component):
         (r"(\.attentions\.\d+)\.(proj_out|proj_attn)\.", r"\1.to_out.0."),
     )
 
+    ignored = frozenset({"sample_size"})  # the size of tiles, where the library decodes in tiles
+
     def __init__(self, config: Any, encoded_channels: int) -> None:
         super().__init__()
         self.config = config
@@ -202,8 +204,8 @@ class Autoencoder(nn.Module, Component):
         if dtype == torch.float16 and self.config.force_upcast:
             wide = {name: value.float() for name, value in part.named_parameters()}
             out: Tensor = functional_call(part, wide, x.float())
-            return out
-        out = part(x.to(dtype))
+        else:
+            out = part(x.to(dtype))
         return out
 
     def _check_image(self, image: Tensor) -> None:
