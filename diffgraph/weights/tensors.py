@@ -55,9 +55,10 @@ def read_header(path: Path, where: str) -> dict[str, TensorSpec]:
             total = os.fstat(file.fileno()).st_size
             start = file.read(8)
             length = int.from_bytes(start, "little")
-            if start.startswith((b"PK\x03\x04", b"\x80")):
+            cut = len(start) < 8 or length > min(total - 8, MAX_HEADER_BYTES)
+            if start.startswith(b"PK\x03\x04") or (cut and start.startswith(b"\x80")):  # a length may begin with 80
                 raise WeightsError(f"{where}: is a pickle under another name, not safetensors", hint="it is refused")
-            if len(start) < 8 or length > min(total - 8, MAX_HEADER_BYTES):
+            if cut:
                 raise WeightsError(f"{where}: is no safetensors file, or was cut in its header", hint=_AGAIN)
             header = json.loads(file.read(length).decode("utf-8"))
     except OSError as error:

@@ -594,8 +594,20 @@ def test_nan_is_named(saved: Path, dtype: torch.dtype) -> None:
     assert Tiny.from_pretrained(saved)
 
 
-def test_pickle_under_another_name(saved: Path) -> None:
-    torch.save(state(saved), saved / "x.bin")
+@pytest.mark.parametrize("length", [0x480, 0x5080])
+def test_a_header_whose_length_begins_as_a_pickle_does(saved: Path, length: int) -> None:
+    path = saved / "diffusion_pytorch_model.safetensors"
+    data = path.read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    header = data[8 : 8 + size].rstrip()
+    assert len(header) <= length
+    path.write_bytes(struct.pack("<Q", length) + header.ljust(length) + data[8 + size :])
+    assert Tiny.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickle_under_another_name(saved: Path, legacy: bool) -> None:
+    torch.save(state(saved), saved / "x.bin", _use_new_zipfile_serialization=not legacy)
     (saved / "x.bin").rename(saved / "diffusion_pytorch_model.safetensors")
     assert "is a pickle under another name" in refusal(lambda: Tiny.from_pretrained(saved))
 
