@@ -109,6 +109,7 @@ class Transformer2D(nn.Module):
         self.proj_in = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList([BasicTransformerBlock(channels, heads, context_width)])
         self.proj_out = zeroed(nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1))
+        self.heads_width = (heads, channels // heads)
 
     def keys_values(self, text: Tensor) -> Tensor:
         """What a text [N, L, context_width] says to this layer, [N, 2, heads, L, D]; the same at every step."""
