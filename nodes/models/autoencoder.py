@@ -61,7 +61,9 @@ class AutoencoderConfig:
             raise InputError("block_out_channels: expected widths of at least one level")
         for width in self.block_out_channels:
             if width % self.norm_num_groups:
-                raise InputError(f"block_out_channels: {width} is not a multiple of norm_num_groups")
+                raise InputError(
+                    f"block_out_channels: {width} is not a multiple of norm_num_groups, {self.norm_num_groups}"
+                )
 
 
 class CoderLevel(Level):
