@@ -168,7 +168,8 @@ class Component:
             siblings = {"prediction": "scheduler_config.json:$prediction_type"}
 
     published: the classes of published repositories that this one reads, the first is what it writes; any where empty.
-    config_file: the file that holds the config; a "?" at the end says that it may be missing. files: what else is read;
+    config_file: the file that holds the config; a "?" at the end says that it may be missing; after a blank, a file
+    whose keys are laid over it, where there is one. files: what else is read;
     for each thing needed, alternatives split by blanks, of which the first that exists is taken. A name without a
     suffix stands for tensors in all their published forms (NAME.safetensors, shards, variants, pickles); a "?" at the
     end says that none need exist. A torch module names its tensors so. attributes: whole numbers, or lists of them,

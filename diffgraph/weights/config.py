@@ -215,7 +215,7 @@ def parse_config(
             values[name] = spec.default
             continue
         try:
-            values[name] = spec.accept(published[name])
+            values[name] = spec.accept(_token_text(published[name]))
         except ValueError as error:
             wrong.append(f"{name}: {_short(published[name])} is not permitted; {error}")
     for key, value in published.items():
@@ -226,6 +226,12 @@ def parse_config(
     if wrong:
         raise WeightsError(f"{where}: " + "\n  ".join(wrong), hint="the part does not implement this config")
     return values
+
+
+def _token_text(value: Any) -> Any:
+    """The text of a token that a published config of a tokenizer describes as a record; else the value itself."""
+    described = isinstance(value, dict) and isinstance(value.get("content"), str)
+    return value["content"] if described else value
 
 
 def is_metadata(key: str, ignored: Set[str]) -> bool:
@@ -241,7 +247,7 @@ def metadata_of(fields: Mapping[str, FieldSpec], published: Mapping[str, Any], i
 def class_named(published: Mapping[str, Any]) -> str | None:
     """The class that a published config names: `_class_name`, the first of `architectures`, or `tokenizer_class`."""
     architectures = published.get("architectures")
-    first = architectures[0] if isinstance(architectures, list) and architectures else None
+    first = architectures[0] if isinstance(architectures, list | tuple) and architectures else None
     for name in (published.get("_class_name"), first, published.get("tokenizer_class")):
         if isinstance(name, str):
             return name

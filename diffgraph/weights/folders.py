@@ -163,13 +163,15 @@ class Folder:
         """The folder that holds a component, and its published config.
 
         title: the node type, for messages. config_file: with a "?" at the end where it may be missing, which is an
-        empty config. published: the classes that it reads, any where empty. Looks here, then in the one sub-folder
-        that `model_index.json` names for such a class. Raises WeightsError, saying what there is instead.
+        empty config; after a blank, a file whose keys are laid over it, where there is one. published: the classes that
+        it reads, any where empty. Looks here, then in the one sub-folder that `model_index.json` names for such a
+        class. Raises WeightsError, saying what there is instead.
         """
-        needed = not config_file.endswith("?")
-        config_file = config_file.removesuffix("?")
+        first, *over = config_file.split()
+        needed = not first.endswith("?")
+        config_file = first.removesuffix("?")
         here = self._beside_index(config_file)
-        config = here.config(config_file)
+        config = here._config(config_file, over)
         named = class_named(config) if config is not None else None
         if config is not None and (not published or named is None or named in published):
             return here, config
@@ -179,7 +181,7 @@ class Folder:
         fit = [part for part in fit if (here / part).has(config_file)]
         if len(fit) == 1:
             below = here / fit[0]
-            return below, below.config(config_file) or {}
+            return below, below._config(config_file, over) or {}
         if not (needed or fit or named):
             return here, {}
         wants = f"{title} wants {_either(published)}" if published else f"{title} wants a {config_file}"
@@ -191,6 +193,11 @@ class Folder:
         if named is not None:
             raise WeightsError(f"{self}: this is {_a(named)}; {wants}")
         raise self._nothing(f"there is no {config_file}", hint=wants)
+
+    def _config(self, name: str, over: Sequence[str]) -> dict[str, Any] | None:
+        """A config with the keys of others laid over it, or None where none of them is there."""
+        found = [config for file in (name, *over) if (config := self.config(file)) is not None]
+        return {key: value for config in found for key, value in config.items()} if found else None
 
     def sibling(self, *names: str) -> dict[str, Any] | None:
         """The first config that there is, of another part of the same repository.

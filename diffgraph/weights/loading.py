@@ -65,7 +65,7 @@ def read_config(
             raise InputError(f"{title} has no config field {key!r}", hint=hint)
     here, found = folder.component(title, config_file, published)
     values = parse_config(
-        fields, {**found, **(overrides or {})}, ignored=ignored, where=f"{here}/{config_file.removesuffix('?')}"
+        fields, {**found, **(overrides or {})}, ignored=ignored, where=f"{here}/{_main(config_file)}"
     )
     return ConfigRead(here, values, metadata_of(fields, found, ignored))
 
@@ -206,7 +206,7 @@ def save_pretrained(component: Component, folder: str | Path, *, dtype: torch.dt
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WeightsError(f"{place}: cannot be made: {error.strerror}") from None
-    published = dict(component.metadata)
+    published = {**component.metadata, **dataclasses.asdict(component.config)}
     if is_module(cls):
         module: Any = component
         save_tensors(module, place, _stem(cls), dtype=tensor_dtype(dtype))
@@ -218,12 +218,18 @@ def save_pretrained(component: Component, folder: str | Path, *, dtype: torch.dt
         raise InputError(f"{cls.__name__} holds no tensors, so it takes no dtype")
     component.save_files(place)
     names = cls.published or (cls.__name__,)
-    if "_class_name" in published or class_named(published) not in names:
+    if "architectures" in component.metadata:
+        published["architectures"] = [names[0]]
+    elif "_class_name" in published or class_named(published) not in names:
         published = {"_class_name": "", **published} | {"_class_name": names[0]}  # first in the file
-    published |= dataclasses.asdict(component.config)
     text = json.dumps(published, indent=2, ensure_ascii=False)
-    write_whole(place / cls.config_file.removesuffix("?"), lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    write_whole(place / _main(cls.config_file), lambda path: path.write_text(text + "\n", encoding="utf-8"))
     return open_folder(Address("file", str(place), text=str(folder)))
+
+
+def _main(config_file: str) -> str:
+    """The name of the config among those that a component reads."""
+    return config_file.split()[0].removesuffix("?")
 
 
 def _stem(cls: type[Component]) -> str:
