@@ -53,7 +53,7 @@ class Encoded(NamedTuple):
     latents (Kingma and Welling 2013, arXiv:1312.6114, appendix B). rng: the streams after the draw.
     """
 
-    sample: Annotated[Sample, "B C H W"]
+    sample: Annotated[Sample, "B C H W", IN_LATENTS]
     kl: Annotated[Loss, "B"]
     rng: Annotated[Rng, "B"]
 
@@ -87,7 +87,7 @@ class AutoencoderKL(Autoencoder, version=1):
 
     def encode_sample(
         self, image: Annotated[Image, "B in_channels factor*H factor*W", IN_PIXELS], rng: Annotated[Rng, "B"]
-    ) -> Annotated[Encoded, "B latent_channels H W", IN_LATENTS]:
+    ) -> Annotated[Encoded, "B latent_channels H W"]:
         """Latents drawn from the posterior, z = mean + exp(logvar / 2) * epsilon, scaled; and its distance from normal.
 
         Draws epsilon in fp32, one stream an image. Raises PortError as `encode` does, and where there is not one stream

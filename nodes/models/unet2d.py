@@ -1,24 +1,25 @@
 """The U-Net of DDPM, in the published layout of google/ddpm-*.
 
-Letters: B batch, C channels, H W height and width, D width of a head or of the embedding of time.
+Letters: B N batch, C channels, H W height and width, D width of a head or of the embedding of time.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...authoring import Bound, Component, Fact
+from ...authoring import Bound, Component, Fact, Kind
 from ...errors import InputError, PortError
-from ..kinds import LATENT_SPACE, SCALED, SPACE, Condition, Prediction, Sample, Timestep
+from ..kinds import LATENT_SPACE, SCALED, SPACE, Condition, Image, Prediction, Sample, Timestep
 from .blocks import GroupNorm, check_tensor, sinusoid, timestep_rows, zeroed
-from .resnet import Attention, Downsample, ResBlock, TimeEmbedding, Upsample
+from .resnet import Attention, Downsample, Level, ResBlock, TimeEmbedding, Upsample
 
 Count = Annotated[int, Bound(ge=1)]
+Features = Annotated[Tensor, Kind("Features")]  # numbers that only the network itself can read
 DownBlockType = Literal["DownBlock2D", "AttnDownBlock2D"]
 UpBlockType = Literal["UpBlock2D", "AttnUpBlock2D"]
 
@@ -27,7 +28,8 @@ UpBlockType = Literal["UpBlock2D", "AttnUpBlock2D"]
 class UNet2DConfig:
     """The published config of such a network; the defaults are what a key left out of it means.
 
-    sample_size: height and width of the sample. in_channels, out_channels: of the sample, and as many predicted.
+    sample_size: height and width of the sample. out_channels: of the sample, and as many predicted. in_channels: as many,
+    or more: the rest is of a low-resolution image beside the sample, which a network of super-resolution sees.
     center_input_sample: the sample comes in [0, 1] and is moved to [-1, 1]. time_embedding_dim: where not given, four
     times the first width. freq_shift, flip_sin_to_cos: of the embedding of time; 1 and false (sines first) in DDPM.
     down_block_types, up_block_types: levels with attention or without, in the order in which they are passed.
@@ -80,9 +82,9 @@ class UNet2DConfig:
             )
         if not levels:
             raise InputError("block_out_channels: expected widths of at least one level")
-        if self.out_channels != self.in_channels:
+        if self.out_channels > self.in_channels:
             raise InputError(
-                f"out_channels: {self.out_channels}, but the sample has {self.in_channels}; expected as many"
+                f"out_channels: {self.out_channels}, but the network sees {self.in_channels}; expected no more"
             )
         if self.freq_shift >= self.block_out_channels[0] // 2:
             raise InputError(f"freq_shift: {self.freq_shift:g} is not below half of the first width")
@@ -103,18 +105,10 @@ class UNet2DConfig:
                 raise InputError(f"block_out_channels: {width} is not a multiple of {divisor}, as this network needs")
 
 
-class Level(nn.Module):
-    """Residual blocks of one size, attention after each where there is any, then the step to the next size."""
+class UNet2DHint(NamedTuple):
+    """What a network of super-resolution is told beside x_t and t. low_res: [N, in_channels - out_channels, H, W]."""
 
-    def __init__(self, resnets: list[ResBlock], attentions: list[Attention]) -> None:
-        super().__init__()
-        self.resnets = nn.ModuleList(resnets)
-        self.attentions = nn.ModuleList(attentions)
-
-    def layer(self, number: int, x: Tensor, emb: Tensor) -> Tensor:
-        """A residual block and the attention after it."""
-        x = self.resnets[number](x, emb)
-        return self.attentions[number](x) if number < len(self.attentions) else x
+    low_res: Annotated[Features, "N C H W"]
 
 
 class DownLevel(Level):
@@ -157,16 +151,17 @@ class UpLevel(Level):
 
 
 class UNet2D(nn.Module, Component, version=2):
-    """Unconditional U-Net of DDPM (Ho, Jain, Abbeel 2020, arXiv:2006.11239, appendix B).
+    """U-Net of DDPM (Ho, Jain, Abbeel 2020, arXiv:2006.11239, appendix B), told a low-resolution image at most.
 
-    Reads google/ddpm-* and every UNet2DModel of plain convolutions and attention, whichever names the attention has.
-    It takes samples of its own size; being convolutional it works at others, given as `sample_size` beside the weights.
+    Reads google/ddpm-*, the `unet/` of CompVis/ldm-celebahq-256 and ldm-super-resolution-4x-openimages, and every
+    UNet2DModel of plain convolutions and attention, whichever names the attention has. It takes samples of its own
+    size; being convolutional it works at others, given as `sample_size` beside the weights.
     """
 
     Config = UNet2DConfig
     published = ("UNet2DModel",)
     files = ("diffusion_pytorch_model",)
-    attributes: ClassVar = {"sample_shape": "in_channels sample_size sample_size"}
+    attributes: ClassVar = {"sample_shape": "out_channels sample_size sample_size"}
     facts: ClassVar = {"conditioned": "no"}
     siblings: ClassVar = {
         "prediction": "scheduler_config.json:$prediction_type",
@@ -184,7 +179,8 @@ class UNet2D(nn.Module, Component, version=2):
     def __init__(self, config: UNet2DConfig) -> None:
         super().__init__()
         self.config = config
-        self.sample_shape = [config.in_channels, config.sample_size, config.sample_size]
+        self.hint_channels = config.in_channels - config.out_channels
+        self.sample_shape = [config.out_channels, config.sample_size, config.sample_size]
         widths, groups = config.block_out_channels, config.norm_num_groups
         time_width = config.time_embedding_dim or 4 * widths[0]
         last = len(widths) - 1
@@ -232,22 +228,34 @@ class UNet2D(nn.Module, Component, version=2):
         self.conv_norm_out = GroupNorm(groups, channels, config.norm_eps)
         self.conv_out = zeroed(nn.Conv2d(channels, config.out_channels, 3, padding=1))
 
+    def condition(
+        self, low_res: Annotated[Image, "N in_channels-out_channels sample_size sample_size", Fact(space="pixel")]
+    ) -> Annotated[Condition, "N", Fact(model="@self")]:
+        """What a network of super-resolution is told: an image in [-1, 1] as large as the sample (Rombach et al. 2022,
+        arXiv:2112.10752, section 4.4, where the sample is latents of an image four times as large).
+
+        Returns a UNet2DHint of N rows. Raises PortError where the network takes none, or another shape.
+        """
+        if not self.hint_channels:
+            raise PortError("low_res", "this network takes none", hint="leave it out, or use another network's weights")
+        check_tensor("low_res", low_res, (None, self.hint_channels, *self.sample_shape[1:]), self.device)
+        return UNet2DHint(low_res)
+
     def forward(
         self,
-        sample: Annotated[Sample, "B in_channels sample_size sample_size", SPACE, SCALED],
+        sample: Annotated[Sample, "B out_channels sample_size sample_size", SPACE, SCALED],
         timestep: Timestep,
         condition: Annotated[Condition, "B", Fact(model="@self")] | None = None,
-    ) -> Annotated[Prediction, "B in_channels sample_size sample_size"]:
+    ) -> Annotated[Prediction, "B out_channels sample_size sample_size"]:
         """Predicts epsilon, or what it was trained to predict, from x_t and t.
 
         sample: x_t [B, C, H, W] of any floating-point dtype; the prediction has it too. timestep: index of the training
-        schedule, 0 or more: a number, or [B]. condition: none; the network is unconditional.
-        Raises PortError where one of them has another shape, dtype or device, or a condition is given.
+        schedule, 0 or more: a number, or [B]. condition: none; or for a network of super-resolution what its `condition`
+        gave, B rows. Raises PortError where one of them has another shape, dtype or device, or the condition is another
+        network's, or one is given where none is taken, or the reverse.
         """
         config, weight = self.config, self.conv_in.weight
         check_tensor("sample", sample, (None, *self.sample_shape), weight.device)
-        if condition is not None:
-            raise PortError("condition", "this network is unconditional", hint="leave condition out")
         time = timestep_rows("timestep", timestep, sample.shape[0], weight.device)
         waves = sinusoid(
             time, config.block_out_channels[0], cosine_first=config.flip_sin_to_cos, frequency_shift=config.freq_shift
@@ -255,6 +263,8 @@ class UNet2D(nn.Module, Component, version=2):
         emb = F.silu(self.time_embedding(waves.to(weight.dtype)))  # B D
 
         x = sample.to(weight.dtype)
+        if (low_res := self._checked(condition, sample.shape[0])) is not None:
+            x = torch.cat([x, low_res.to(weight.dtype)], dim=1)  # B in_channels H W
         x = self.conv_in(2 * x - 1 if config.center_input_sample else x)
         skips = [x]
         for level in self.down_blocks:
@@ -264,3 +274,26 @@ class UNet2D(nn.Module, Component, version=2):
             x = level(x, emb, skips)
         x = self.conv_out(F.silu(self.conv_norm_out(x)))
         return Prediction(x.to(sample.dtype))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.conv_in.weight.device
+
+    def _checked(self, condition: object, rows: int) -> Tensor | None:
+        """The low-resolution image of a condition, where this network takes one, with these rows."""
+        if not self.hint_channels:
+            if condition is not None:
+                raise PortError("condition", "this network is unconditional", hint="leave condition out")
+            return None
+        fix = "wire what this network's `condition` gives"
+        if condition is None:
+            raise PortError("condition", "this network needs a low-resolution image", hint=fix)
+        if not isinstance(condition, UNet2DHint):
+            raise PortError("condition", f"is a {type(condition).__name__}, not what `condition` gives", hint=fix)
+        if condition.low_res.shape[1:] != (self.hint_channels, *self.sample_shape[1:]):
+            raise PortError("condition", "is of another network", hint=fix)
+        if condition.low_res.shape[0] != rows:
+            found = f"has {condition.low_res.shape[0]} rows, the sample {rows}"
+            raise PortError("condition", found, hint="Expand the condition to the rows of the sample")
+        return condition.low_res

@@ -53,7 +53,7 @@ class Quantised(NamedTuple):
     fp32: how far the latents were from them.
     """
 
-    sample: Annotated[Sample, "B C H W"]
+    sample: Annotated[Sample, "B C H W", IN_LATENTS]
     codes: Annotated[Codes, "B H W"]
     loss: Annotated[Loss, "B"]
 
@@ -120,7 +120,7 @@ class VQModel(Autoencoder, version=1):
         latents: Annotated[Sample, "B latent_channels H W", IN_LATENTS],
         commitment: Annotated[float, Bound(ge=0)] = 0.25,
         legacy: bool = False,
-    ) -> Annotated[Quantised, "B latent_channels H W", IN_LATENTS]:
+    ) -> Annotated[Quantised, "B latent_channels H W"]:
         """The nearest entries of the codebook, and the loss that trains it (van den Oord et al. 2017, eq. 3).
 
         loss = |sg(z) - e|^2 + commitment |z - sg(e)|^2, means over an image's latents, sg being a stopped gradient.

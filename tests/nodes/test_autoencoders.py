@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffgraph.errors import InputError, PortError, WeightsError
+from diffgraph.builder import Graph
+from diffgraph.errors import CheckFailed, InputError, PortError, WeightsError
 from diffgraph.nodes.draw import normal, seeded
 from diffgraph.nodes.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 from diffgraph.nodes.models.vq_model import VQModel, VQModelConfig
@@ -470,3 +472,67 @@ def test_wrong_inputs_are_refused(config: Any, method: str, given: tuple[Any, ..
     with pytest.raises(PortError, match=message) as error:
         getattr(make(config), method)(*given)
     assert error.value.port == port
+
+
+LEVELS = "block_out_channels: [8, 8], norm_num_groups: 4, down_block_types: [DownEncoderBlock2D, DownEncoderBlock2D], up_block_types: [UpDecoderBlock2D, UpDecoderBlock2D]"  # fmt: skip
+DOCUMENT = f"""
+diffgraph: 1
+nodes:
+  photo:   {{node: pixels.Photo, height: 16, width: 32}}
+  vae:     {{node: AutoencoderKL, {LEVELS}}}
+  latents: {{call: $vae.encode, image: $photo}}
+  rng:     {{node: Rng, seed: 0}}
+  drawn:   {{call: $vae.encode_sample, image: $photo, rng: $rng}}
+  noise:   {{node: GaussianNoise, shape: [4, 8, $vae.factor], rng: $drawn.rng}}
+  vq:      {{node: VQModel, {LEVELS}, latent_channels: 4}}
+  codes:   {{call: $vq.encode, image: $photo}}
+  rounded: {{call: $vq.nearest, latents: $codes}}
+  again:   {{call: $vq.lookup, codes: $rounded.codes}}
+  image:   {{call: $vae.decode, latents: $drawn.sample}}
+  image2:  {{call: $vq.decode, latents: $again}}
+outputs: {{latents: $latents, noise: $noise.sample, image: $image, image2: $image2}}
+"""
+
+
+def test_in_a_graph(tmp_path: Path) -> None:
+    (tmp_path / "g.yaml").write_text(DOCUMENT)
+    result = Graph.load(tmp_path / "g.yaml")()
+    assert result.latents.shape == (1, 4, 8, 16)
+    assert result.noise.shape == (1, 4, 8, 2)
+    assert result.image.shape == result.image2.shape == (1, 3, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("width: 32", "width: 31", "latents.image: expected shape [B, 3, 2*H, 2*W], got [1, 3, 16, 31]"),
+        ("latents: $drawn.sample", "latents: $codes", "expected space latent of 4 channels, scale 0.18215, got latent"),
+        ("latents: $drawn.sample", "latents: $photo", "image.latents: expected shape"),
+        ("codes: $rounded.codes", "codes: $codes", "expected Codes, got Sample"),
+    ],
+)
+def test_what_the_check_refuses(old: str, new: str, said: str, tmp_path: Path) -> None:
+    assert old in DOCUMENT
+    (tmp_path / "g.yaml").write_text(DOCUMENT.replace(old, new))
+    with pytest.raises((CheckFailed, InputError)) as raised:
+        Graph.load(tmp_path / "g.yaml").check()
+    assert said in str(raised.value)
+
+
+def test_the_factor_comes_from_the_weights(tmp_path: Path) -> None:
+    """Sizes are checked where the config beside the weights is known, and not before."""
+    random(KL).save_pretrained(tmp_path / "vae")
+    text = """
+    diffgraph: 1
+    inputs: {weights: {type: weights}}
+    nodes:
+      photo:   {node: pixels.Photo, height: 16, width: 31}
+      vae:     {node: AutoencoderKL, weights: $weights}
+      latents: {call: $vae.encode, image: $photo}
+    outputs: {latents: $latents}
+    """
+    (tmp_path / "g.yaml").write_text(textwrap.dedent(text))
+    graph = Graph.load(tmp_path / "g.yaml")
+    graph.check()
+    with pytest.raises(CheckFailed, match=re.escape("expected shape [B, 3, 2*H, 2*W], got [1, 3, 16, 31]")):
+        graph(weights=str(tmp_path / "vae"))

@@ -11,9 +11,9 @@ import torch
 
 from diffgraph.errors import InputError, PortError
 from diffgraph.nodes.kinds import Prediction
-from diffgraph.nodes.models.unet2d import UNet2D, UNet2DConfig
+from diffgraph.nodes.models.unet2d import UNet2D, UNet2DConfig, UNet2DHint
 
-from ..fill import fill, noise, randomise, wave
+from ..fill import fill, filled, noise, randomise, wave
 
 DDPM: dict[str, Any] = {  # what all published DDPM configs share
     "downsample_padding": 0,
@@ -33,7 +33,8 @@ SMALL = UNet2DConfig(
 HEADS = replace(SMALL, attention_head_dim=16, downsample_padding=1, flip_sin_to_cos=True, freq_shift=0, norm_eps=1e-5)
 SCALED = replace(SMALL, resnet_time_scale_shift="scale_shift", center_input_sample=True, time_embedding_dim=48)
 BARE = replace(SMALL, add_attention=False, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
-ALL = [SMALL, HEADS, SCALED, BARE]
+HINTED = replace(HEADS, in_channels=5)
+ALL = [SMALL, HEADS, SCALED, BARE, HINTED]
 
 CIFAR: dict[str, Any] = {
     "sample_size": 32,
@@ -50,12 +51,32 @@ CHURCH: dict[str, Any] = {
     **DDPM,
 }
 LATENT_CELEBAHQ: dict[str, Any] = {"sample_size": 64, "attention_head_dim": 32}
+SUPER_RESOLUTION: dict[str, Any] = {
+    "sample_size": 64,
+    "in_channels": 6,
+    "out_channels": 3,
+    "block_out_channels": (160, 320, 320, 640),
+    "down_block_types": (*["DownBlock2D"] * 3, "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", *["UpBlock2D"] * 3),
+    "attention_head_dim": 32,
+}
+PUBLISHED: dict[str, tuple[dict[str, Any], int, int | None]] = {  # config, parameters, tensors where published
+    "google/ddpm-cifar10-32 and ema-": (CIFAR, 35_746_307, None),
+    "google/ddpm-{church,bedroom,cat,celebahq}-256 and ema-": (CHURCH, 113_673_219, None),
+    "CompVis/ldm-celebahq-256": (LATENT_CELEBAHQ, 274_056_163, 432),
+    "CompVis/ldm-super-resolution-4x-openimages": (SUPER_RESOLUTION, 113_600_000, None),  # rounded
+}
 
 
 def random(config: UNet2DConfig) -> UNet2D:
     model = UNet2D(config).eval()
     randomise(model)
     return model
+
+
+def told(model: UNet2D, rows: int) -> Any:
+    """A condition, where the network takes one."""
+    return model.condition(noise(rows, model.hint_channels, 8, 8, seed=2)) if model.hint_channels else None
 
 
 def original_name(name: str, levels: int) -> str:
@@ -95,14 +116,80 @@ def test_reference_numbers() -> None:
     assert found == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("config", "parameters", "entries"),
-    [(CIFAR, 35_746_307, None), (CHURCH, 113_673_219, None), (LATENT_CELEBAHQ, 274_056_163, 432)],
-)
-def test_published_sizes(config: dict[str, Any], parameters: int, entries: int | None) -> None:
+def openai_name(name: str) -> str:
+    """What the original of latent diffusion calls a tensor, for two levels of one block."""
+    place, rest = next(
+        (new, name.removeprefix(old))
+        for old, new in (
+            ("time_embedding.linear_1", "time_embed.0"),
+            ("time_embedding.linear_2", "time_embed.2"),
+            ("conv_in", "input_blocks.0.0"),
+            ("down_blocks.0.resnets.0", "input_blocks.1.0"),
+            ("down_blocks.0.downsamplers.0.conv", "input_blocks.2.0.op"),
+            ("down_blocks.1.resnets.0", "input_blocks.3.0"),
+            ("down_blocks.1.attentions.0", "input_blocks.3.1"),
+            ("mid_block.resnets.0", "middle_block.0"),
+            ("mid_block.attentions.0", "middle_block.1"),
+            ("mid_block.resnets.1", "middle_block.2"),
+            ("up_blocks.0.resnets.0", "output_blocks.0.0"),
+            ("up_blocks.0.attentions.0", "output_blocks.0.1"),
+            ("up_blocks.0.resnets.1", "output_blocks.1.0"),
+            ("up_blocks.0.attentions.1", "output_blocks.1.1"),
+            ("up_blocks.0.upsamplers.0.conv", "output_blocks.1.2.conv"),
+            ("up_blocks.1.resnets.0", "output_blocks.2.0"),
+            ("up_blocks.1.resnets.1", "output_blocks.3.0"),
+            ("conv_norm_out", "out.0"),
+            ("conv_out", "out.2"),
+        )
+        if name.startswith(old)
+    )
+    for pattern, replacement in (
+        (r"^\.norm1", ".in_layers.0"),
+        (r"^\.conv1", ".in_layers.2"),
+        (r"^\.time_emb_proj", ".emb_layers.1"),
+        (r"^\.norm2", ".out_layers.0"),
+        (r"^\.conv2", ".out_layers.3"),
+        (r"^\.conv_shortcut", ".skip_connection"),
+        (r"^\.group_norm", ".norm"),
+        (r"^\.to_[qkv]", ".qkv"),
+        (r"^\.to_out\.0", ".proj_out"),
+    ):
+        rest = re.sub(pattern, replacement, rest)
+    return place + rest
+
+
+@torch.no_grad()
+def test_reference_numbers_of_latent_diffusion() -> None:
+    """The original holds queries, keys and values in one tensor, whose rows are [head 0: q, k, v][head 1: ...]."""
+    model = UNet2D(HEADS).eval()
+    state = model.state_dict()
+    assert sum(p.numel() for p in model.parameters()) == 702_499
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, tensor in state.items():
+        original, shape = openai_name(name), tuple(tensor.shape)
+        joined = original.endswith((".qkv.weight", ".qkv.bias"))
+        shapes[original] = (3 * shape[0], *shape[1:]) if joined else shape
+    assert len(shapes) == 128
+    filled_by_name = {name: filled(name, number, shapes[name]) for number, name in enumerate(sorted(shapes))}
+    for name, tensor in state.items():
+        value = filled_by_name[openai_name(name)]
+        if value.shape != tensor.shape:
+            part = "qkv".index(re.search(r"to_([qkv])", name)[1])  # type: ignore[index]
+            value = value.unflatten(0, (-1, 3, 16))[:, part].flatten(0, 1)
+        tensor.copy_(value)
+    flat = model(wave(1, 3, 8, 8), 37).value.flatten()
+    found = [*flat[[0, 1, 2, 96, 191]].tolist(), flat.mean().item(), flat.std().item()]
+    expected = [0.02594, -0.42805, -0.19793, 0.03789, 0.02674, -0.041947, 0.513169]
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes(name: str) -> None:
+    config, parameters, entries = PUBLISHED[name]
     with torch.device("meta"):
         model = UNet2D(UNet2DConfig(**config))
-    assert sum(p.numel() for p in model.parameters()) == parameters
+    exact = parameters % 100_000 != 0
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(parameters, rel=0, abs=0 if exact else 50_000)
     assert entries in (None, len(model.state_dict()))
     assert not list(model.buffers())
 
@@ -152,7 +239,7 @@ def test_old_names_of_attention_are_known() -> None:
 def test_every_parameter_matters(config: UNet2DConfig) -> None:
     """Each but the bias of keys, which softmax takes out. Groups have many channels, or norms take out biases too."""
     model = random(replace(config, norm_num_groups=8)).double()
-    model(noise(2, *model.sample_shape).double(), 37).value.square().mean().backward()
+    model(noise(2, *model.sample_shape).double(), 37, told(model, 2)).value.square().mean().backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-9]
     assert all(name.endswith(".to_k.bias") for name in idle)
 
@@ -161,9 +248,11 @@ def test_every_parameter_matters(config: UNet2DConfig) -> None:
 @torch.no_grad()
 def test_four_rows_equal_four_singles(config: UNet2DConfig) -> None:
     model, sample, time = random(config), noise(4, 3, 8, 8), torch.tensor([0, 37, 500, 999])
-    together = model(sample, time).value
+    condition = told(model, 4)
+    together = model(sample, time, condition).value
     for row in range(4):
-        single = model(sample[row : row + 1], int(time[row])).value
+        alone = condition if condition is None else UNet2DHint(condition.low_res[row : row + 1])
+        single = model(sample[row : row + 1], int(time[row]), alone).value
         torch.testing.assert_close(single, together[row : row + 1], rtol=1e-5, atol=1e-5)
 
 
@@ -239,10 +328,54 @@ def test_another_size_by_config() -> None:
     assert wide(noise(1, 3, 16, 16), 37).value.shape == (1, 3, 16, 16)
 
 
+@torch.no_grad()
+def test_a_low_resolution_image_beside_the_sample() -> None:
+    """It is what the first convolution sees after the sample, and the sample is what is predicted."""
+    model, sample, low_res = random(HINTED), noise(2, 3, 8, 8), noise(2, 2, 8, 8, seed=2)
+    assert model.sample_shape == [3, 8, 8]
+    found = model(sample, 37, model.condition(low_res)).value
+    assert found.shape == sample.shape
+    plain = UNet2D(replace(HINTED, in_channels=5, out_channels=5)).eval()
+    state = model.state_dict()
+    state |= {name: torch.cat([state[name], state[name][:2]]) for name in ("conv_out.weight", "conv_out.bias")}
+    plain.load_state_dict(state)
+    assert torch.equal(plain(torch.cat([sample, low_res], dim=1), 37).value[:, :3], found)
+    assert not torch.allclose(model(sample, 37, model.condition(-low_res)).value, found, atol=1e-3)
+    model.half()
+    assert model(sample.half(), 37, model.condition(low_res)).value.dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        (None, "needs a low-resolution image"),
+        (noise(2, 2, 8, 8), "is a Tensor, not what `condition` gives"),
+        (UNet2DHint(noise(2, 3, 8, 8)), "is of another network"),
+        (UNet2DHint(noise(2, 2, 16, 16)), "is of another network"),
+        (UNet2DHint(noise(1, 2, 8, 8)), "has 1 rows, the sample 2"),
+    ],
+)
+def test_wrong_conditions_are_refused(condition: Any, message: str) -> None:
+    with pytest.raises(PortError, match=message) as error:
+        UNet2D(HINTED)(noise(2, 3, 8, 8), 37, condition)
+    assert error.value.port == "condition"
+
+
+def test_wrong_low_resolution_images_are_refused() -> None:
+    for config, low_res, message in (
+        (SMALL, noise(2, 3, 8, 8), "this network takes none"),
+        (HINTED, noise(2, 3, 8, 8), "this model takes"),
+        (HINTED, noise(2, 2, 4, 4), "this model takes"),
+    ):
+        with pytest.raises(PortError, match=message) as error:
+            UNet2D(config).condition(low_res)
+        assert error.value.port == "low_res"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"out_channels": 6}, "out_channels: 6, but the sample has 3"),
+        ({"out_channels": 6}, "out_channels: 6, but the network sees 3; expected no more"),
         ({"block_out_channels": (32,)}, "1, 2 and 2 levels"),
         ({"block_out_channels": ()}, "0, 2 and 2 levels"),
         ({"block_out_channels": (), "down_block_types": (), "up_block_types": ()}, "at least one level"),

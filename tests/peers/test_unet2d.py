@@ -15,13 +15,15 @@ from diffgraph.nodes.models.unet2d import UNet2D, UNet2DConfig
 from diffgraph.weights.config import fields_of, parse_config
 
 from ..fill import noise, randomise
-from ..nodes.test_unet2d import CHURCH, CIFAR, DDPM, LATENT_CELEBAHQ
+from ..nodes.test_unet2d import CHURCH, CIFAR, DDPM, LATENT_CELEBAHQ, PUBLISHED, SUPER_RESOLUTION
+from ..parity import agree
 
 # Published configs, a quarter as wide or narrower, on small samples.
 CONFIGS: dict[str, dict[str, Any]] = {
     "cifar10": CIFAR | {"block_out_channels": (32, 64, 64, 64)},
     "church": CHURCH | {"block_out_channels": (32, 32, 64, 64, 96, 96), "sample_size": 64},
     "latent-celebahq": LATENT_CELEBAHQ | {"block_out_channels": (32, 64, 96, 128), "sample_size": 16},
+    "super-resolution": SUPER_RESOLUTION | {"block_out_channels": (32, 64, 64, 96), "sample_size": 16},
     "scale-shift": DDPM
     | {
         "sample_size": 16,
@@ -82,10 +84,11 @@ def test_same_numbers_as_the_library(name: str, tmp_path: Path) -> None:
     peer = published(CONFIGS[name], tmp_path)
     model = read(tmp_path)
     sample = noise(2, *model.sample_shape)
+    low_res = noise(2, model.hint_channels, *model.sample_shape[1:], seed=1)
+    condition = model.condition(low_res) if model.hint_channels else None
     for time in (0, 37, torch.tensor([500, 999])):
-        expected = peer(sample, time).sample
-        error = (model(sample, time).value - expected).abs().max() / expected.abs().max()
-        assert error <= 1e-5
+        expected = peer(torch.cat([sample, low_res], dim=1), time).sample
+        agree("UNet2D", "diffusers UNet2DModel", model(sample, time, condition).value, expected, what=name)
 
 
 @torch.no_grad()
@@ -95,7 +98,7 @@ def test_pretrained_and_back(tmp_path: Path) -> None:
     model = UNet2D.from_pretrained(tmp_path / "theirs")
     sample = noise(1, *model.sample_shape)
     expected = peer(sample, 37).sample
-    torch.testing.assert_close(model(sample, 37).value, expected, rtol=0, atol=float(1e-5 * expected.abs().max()))
+    agree("UNet2D", "diffusers UNet2DModel", model(sample, 37).value, expected, what="from_pretrained")
     model.save_pretrained(tmp_path / "ours")
     back = LibraryModel.from_pretrained(tmp_path / "ours")
     state = back.state_dict()
@@ -121,7 +124,7 @@ def test_old_attention_names_and_shapes(tmp_path: Path) -> None:
     model = UNet2D.from_pretrained(tmp_path)
     sample = noise(1, *model.sample_shape)
     expected = peer(sample, 37).sample
-    assert (model(sample, 37).value - expected).abs().max() <= 1e-5 * expected.abs().max()
+    agree("UNet2D", "diffusers UNet2DModel", model(sample, 37).value, expected, what="old names of attention")
 
 
 def test_gradients_are_the_librarys(tmp_path: Path) -> None:
@@ -147,3 +150,12 @@ def test_half_precision_as_near_as_the_librarys(dtype: torch.dtype, tmp_path: Pa
     ours = (model.to(dtype)(sample, 37).value - exact).abs().mean()
     theirs = (peer.to(dtype)(sample.to(dtype), 37).sample.float() - exact).abs().mean()
     assert ours <= 2 * theirs
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_names_are_the_librarys(name: str) -> None:
+    """Full published configs: the same names and shapes of all tensors."""
+    config = PUBLISHED[name][0]
+    with torch.device("meta"):
+        ours, theirs = UNet2D(UNet2DConfig(**config)).state_dict(), LibraryModel(**config).state_dict()
+    assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}
