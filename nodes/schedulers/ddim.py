@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from ...authoring import Bound, Component, Fact, static
 from ..kinds import SPACE, UNSCALED, Prediction, Rng, Sample, State, Step, Stepped, Steps
-from .discrete import PREDICTED, DiffusionConfig, DiscreteDiffusion
+from .discrete import PREDICTED, DiffusionConfig, DiscreteDiffusion, noise_like, published_as
 from .noise_schedule import posterior, wide
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,7 @@ class DDIMScheduler(DiscreteDiffusion, Component, version=1):
     """
 
     Config = DDIMConfig
-    published = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")  # whose configs say the same in the same words
-    ignored = frozenset({"variance_type", "skip_prk_steps"})
+    published = published_as("DDIMScheduler")
 
     @static
     def schedule(
@@ -74,31 +70,17 @@ class DDIMScheduler(DiscreteDiffusion, Component, version=1):
         float32, given in the dtype of the sample. Raises PortError where a shape differs.
         """
         config, x = self.config, wide(sample)
-        if original is None:
-            clean = self._original(prediction, x, step)
-        else:
-            self._same_shape("original", original, sample)
-            clean = wide(original)
+        clean = self._clean(prediction, x, step, original)
         now, then = self._at(step.timestep), self._at(step.next)
         if step.next == -1 and not config.set_alpha_to_one:
             then = float(self.alpha_cumprod[0])
         if config.use_clipped_model_output:
             epsilon = (x - sqrt(now) * clean) / sqrt(1 - now)
         else:
-            epsilon = self._epsilon(prediction, x, now)
+            epsilon = self._epsilon(prediction, x, sqrt(now), sqrt(1 - now))
         variance = config.eta**2 * max(posterior(now, then)[1], 0.0)  # eq. 16
         x = sqrt(then) * clean + sqrt(max(1 - then - variance, 0.0)) * epsilon
         if variance > 0:
-            noise, rng = self._noise_like(sample, rng)
+            noise, rng = noise_like(sample, rng)
             x = x + sqrt(variance) * noise
         return Stepped(x.to(sample.dtype), state, rng)
-
-    def _epsilon(self, prediction: Prediction, sample: Tensor, alpha_cumprod: float) -> Tensor:
-        """The noise that a prediction at x_t stands for."""
-        self._same_shape("prediction", prediction.value, sample)
-        value = wide(prediction.value)
-        if self.config.prediction_type == "v_prediction":
-            return sqrt(alpha_cumprod) * value + sqrt(1 - alpha_cumprod) * sample
-        if self.config.prediction_type == "sample":
-            return (sample - sqrt(alpha_cumprod) * value) / sqrt(1 - alpha_cumprod)
-        return value

@@ -11,7 +11,7 @@ import numpy as np
 from ...authoring import Bound, Component, Fact, static
 from ...errors import PortError
 from ..kinds import SPACE, UNSCALED, Loss, Prediction, Rng, Sample, State, Step, Stepped, Steps, Timestep
-from .discrete import PREDICTED, DiffusionConfig, DiscreteDiffusion
+from .discrete import PREDICTED, DiffusionConfig, DiscreteDiffusion, noise_like, published_as, same_shape
 from .noise_schedule import (
     MIN_VARIANCE,
     log_variance_range,
@@ -47,8 +47,7 @@ class DDPMScheduler(DiscreteDiffusion, Component, version=1):
     """
 
     Config = DDPMConfig
-    published = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")  # whose configs say the same in the same words
-    ignored = frozenset({"set_alpha_to_one", "skip_prk_steps", "eta", "use_clipped_model_output"})
+    published = published_as("DDPMScheduler")
 
     @static
     def schedule(
@@ -79,16 +78,12 @@ class DDPMScheduler(DiscreteDiffusion, Component, version=1):
         missing.
         """
         x = wide(sample)
-        if original is None:
-            clean = self._original(prediction, x, step)
-        else:
-            self._same_shape("original", original, sample)
-            clean = wide(original)
+        clean = self._clean(prediction, x, step, original)
         now, then = self._at(step.timestep), self._at(step.next)
         of_original, of_sample = posterior_mean_factors(now, then)
         x = of_original * clean + of_sample * x
         if step.next != -1:
-            noise, rng = self._noise_like(sample, rng)
+            noise, rng = noise_like(sample, rng)
             x = x + self._deviation(prediction, sample, now, then) * noise
         return Stepped(x.to(sample.dtype), state, rng)
 
@@ -111,7 +106,7 @@ class DDPMScheduler(DiscreteDiffusion, Component, version=1):
                 f"has no variance, which variance_type {self.config.variance_type} needs",
                 hint="use a network that learns it, or set variance_type: fixed_small",
             )
-        self._same_shape("prediction", prediction.variance, sample)
+        same_shape("prediction", prediction.variance, sample)
         return wide(prediction.variance)
 
     def variational_bound(
@@ -128,7 +123,7 @@ class DDPMScheduler(DiscreteDiffusion, Component, version=1):
         gradient reaches `prediction.value` from here (section 4). T times its average estimates the whole bound; the
         hybrid loss (eq. 16) adds 0.001 of that to the simple loss.
         """
-        self._same_shape("noisy", noisy, sample)
+        same_shape("noisy", noisy, sample)
         shape = (-1, *(1,) * (sample.ndim - 1))
         before = np.concatenate([[1.0], self.alpha_cumprod[:-1]])
         pairs = [posterior_mean_factors(now, then) for now, then in zip(self.alpha_cumprod, before, strict=True)]

@@ -22,6 +22,7 @@ from ..kinds import (
     SCALED,
     SPACE,
     UNSCALED,
+    AnyTimestep,
     DrawnTimesteps,
     Noise,
     Output,
@@ -36,6 +37,7 @@ from ..kinds import (
     Weight,
 )
 from .noise_schedule import (
+    ZERO_SNR,
     BetaSchedule,
     PredictionType,
     Spacing,
@@ -48,7 +50,7 @@ from .noise_schedule import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import Tensor
 
@@ -58,16 +60,39 @@ SCHEDULE = "$beta_schedule $beta_start $beta_end $num_train_timesteps"
 PREDICTED = Fact(prediction="$prediction_type", schedule=SCHEDULE)
 Weighting = Literal["constant", "min_snr", "min_snr_plus_one"]
 
+# The published classes whose configs say this process in the same words, so that any scheduler reads them all.
+_CLASSES = (
+    "DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DEISMultistepScheduler", "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "DPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
+)  # fmt: skip
+# Keys of one of these solvers: another solver, given its config, passes over those that are no field of its own.
+SOLVER_KEYS = frozenset(
+    {
+        "algorithm_type", "clip_sample", "clip_sample_range", "disable_corrector", "dynamic_thresholding_ratio", "eta",
+        "euler_at_final", "final_sigmas_type", "flow_shift", "interpolation_type", "lambda_min_clipped",
+        "lower_order_final", "predict_x0", "s_churn", "s_noise", "s_tmax", "s_tmin", "sample_max_value",
+        "set_alpha_to_one", "shift_terminal", "sigma_max", "sigma_min", "skip_prk_steps", "solver_order", "solver_p",
+        "solver_type", "thresholding", "time_shift_type", "timestep_type", "use_beta_sigmas", "use_clipped_model_output",
+        "use_dynamic_shifting", "use_exponential_sigmas", "use_flow_sigmas", "use_karras_sigmas", "use_lu_lambdas",
+        "variance_type",
+    }
+)  # fmt: skip
+
+
+def published_as(first: str) -> tuple[str, ...]:
+    """`published` of the scheduler whose own class this is: it writes that one, and reads them all."""
+    return first, *(name for name in _CLASSES if name != first)
+
 
 @dataclass(frozen=True)
-class DiffusionConfig:
-    """The fields of a published scheduler_config.json that the schedulers of this process share.
+class ProcessConfig:
+    """The fields of a published scheduler_config.json that say the process, and which steps a count leads to.
 
     num_train_timesteps: T. beta_schedule, beta_start, beta_end, or the betas themselves in trained_betas: the noise
     schedule. rescale_betas_zero_snr: brings the last alpha_cumprod to 0. prediction_type: what the network's value is.
-    thresholding, dynamic_thresholding_ratio, sample_max_value: dynamic thresholding of x_0; else clip_sample: clips x_0
-    to +-clip_sample_range. timestep_spacing, steps_offset: where a count of steps leads. respaced: a count N is read as
-    the respacing "N" of OpenAI's process, and spacing and offset are not used.
+    timestep_spacing, steps_offset: where a count of steps leads. respaced: a count N is read as the respacing "N" of
+    OpenAI's process, and spacing and offset are not used.
     """
 
     num_train_timesteps: Annotated[int, Bound(ge=1, le=100_000)] = 1000
@@ -77,14 +102,31 @@ class DiffusionConfig:
     trained_betas: tuple[Annotated[float, Bound(gt=0, le=1)], ...] | None = None
     rescale_betas_zero_snr: bool = False
     prediction_type: PredictionType = "epsilon"
-    clip_sample: bool = True
-    clip_sample_range: Annotated[float, Bound(gt=0)] = 1.0
-    thresholding: bool = False
-    dynamic_thresholding_ratio: Annotated[float, Bound(ge=0, le=1)] = 0.995
-    sample_max_value: Annotated[float, Bound(ge=1)] = 1.0
     timestep_spacing: Spacing = "leading"
     steps_offset: Annotated[int, Bound(ge=0)] = 0
     respaced: bool = False
+
+
+@dataclass(frozen=True)
+class Thresholding(ProcessConfig):
+    """Dynamic thresholding of x_0: at the quantile dynamic_thresholding_ratio, between 1 and sample_max_value."""
+
+    thresholding: bool = False
+    dynamic_thresholding_ratio: Annotated[float, Bound(ge=0, le=1)] = 0.995
+    sample_max_value: Annotated[float, Bound(ge=1)] = 1.0
+
+
+@dataclass(frozen=True)
+class Clipping(ProcessConfig):
+    """clip_sample: x_0 is clipped to +-clip_sample_range."""
+
+    clip_sample: bool = True
+    clip_sample_range: Annotated[float, Bound(gt=0)] = 1.0
+
+
+@dataclass(frozen=True)
+class DiffusionConfig(Clipping, Thresholding):
+    """The fields of a process whose x_0 is thresholded or, without thresholding, clipped."""
 
 
 class DiscreteDiffusion:
@@ -92,9 +134,10 @@ class DiscreteDiffusion:
 
     config_file: ClassVar[str] = "scheduler_config.json"
     facts: ClassVar[Mapping[str, str]] = {"prediction": "$prediction_type", "schedule": SCHEDULE}
+    ignored: ClassVar[frozenset[str]] = SOLVER_KEYS
     config: Any
 
-    def __init__(self, config: DiffusionConfig) -> None:
+    def __init__(self, config: ProcessConfig) -> None:
         """Works out the table of alpha_cumprod. Raises PortError for a config that has none."""
         self.config = config
         if config.trained_betas is None:
@@ -128,18 +171,21 @@ class DiscreteDiffusion:
     def _records(self, pairs: Iterable[tuple[int, int]], strength: float) -> list[Step]:
         """The steps of a run from where each begins and ends; of these the last part, for a strength below 1."""
         listed = list(pairs)
-        return part_of(
-            [
-                Step(index, now, then, len(listed), self._sigma(now), self._sigma(then))
-                for index, (now, then) in enumerate(listed)
-            ],
-            strength,
-        )
+        records = [
+            Step(index, now, then, len(listed), self._sigma(now), self._sigma(then))
+            for index, (now, then) in enumerate(listed)
+        ]
+        return records[len(records) - kept_of(len(records), strength) :]
 
     def _sigma(self, timestep: int) -> float:
-        """sqrt(1 - alpha_cumprod) / sqrt(alpha_cumprod), with an alpha_cumprod of at least 2^-24."""
-        level = max(self._at(timestep), 2.0**-24)
+        """sqrt(1 - alpha_cumprod) / sqrt(alpha_cumprod), as if an alpha_cumprod of 0 were 2^-24."""
+        level = self._at(timestep) or ZERO_SNR
         return sqrt((1 - level) / level)
+
+    def _mixture(self, step: Step) -> tuple[float, float]:
+        """What x_t has of x_0 and of epsilon where a step begins."""
+        level = self._at(step.timestep)
+        return sqrt(level), sqrt(1 - level)
 
     def start(
         self,
@@ -157,8 +203,11 @@ class DiscreteDiffusion:
                     "sample", "a schedule with strength below 1 starts from one", hint="wire it, or set strength: 1"
                 )
             return Started(noise, None)
-        self._same_shape("sample", sample, noise)
-        return Started(self.add_noise(sample, noise, schedule[0].timestep) if schedule else sample, None)
+        same_shape("sample", sample, noise)
+        if not schedule:
+            return Started(sample, None)
+        of_sample, of_noise = self._mixture(schedule[0])
+        return Started((of_sample * wide(sample) + of_noise * wide(noise)).to(sample.dtype), None)
 
     def scale_input(
         self, sample: Annotated[Sample, "B ...", SPACE, UNSCALED], step: Annotated[Step, Fact(scheduler="@self")]
@@ -180,14 +229,21 @@ class DiscreteDiffusion:
 
     def _original(self, prediction: Prediction, sample: Tensor, step: Step) -> Tensor:
         """`original` in full precision."""
-        config, alpha_cumprod = self.config, self._at(step.timestep)
-        self._same_shape("prediction", prediction.value, sample)
-        original = self._estimate(wide(prediction.value), sample, sqrt(alpha_cumprod), sqrt(1 - alpha_cumprod))
-        if config.thresholding:
+        config = self.config
+        same_shape("prediction", prediction.value, sample)
+        original = self._estimate(wide(prediction.value), sample, *self._mixture(step))
+        if isinstance(config, Thresholding) and config.thresholding:
             return dynamic_threshold(original, config.dynamic_thresholding_ratio, config.sample_max_value)
-        if config.clip_sample:
+        if isinstance(config, Clipping) and config.clip_sample:
             return original.clamp(-config.clip_sample_range, config.clip_sample_range)
         return original
+
+    def _clean(self, prediction: Prediction, sample: Tensor, step: Step, original: Tensor | None) -> Tensor:
+        """x_0 in full precision: the edited estimate where one is handed back, else that of the prediction."""
+        if original is None:
+            return self._original(prediction, sample, step)
+        same_shape("original", original, sample)
+        return wide(original)
 
     def _estimate(self, value: Tensor, sample: Tensor, of_sample: float | Tensor, of_noise: float | Tensor) -> Tensor:
         """x_0, as it comes, from a network's value at x_t; of_sample, of_noise: what x_t has of x_0 and of epsilon."""
@@ -203,12 +259,15 @@ class DiscreteDiffusion:
             )
         return (sample - of_noise * value) / of_sample
 
-    def _noise_like(self, sample: Tensor, rng: RngState) -> tuple[Tensor, RngState]:
-        """Unit normal noise of the sample's shape, float32 on its device, and the streams after it."""
-        if len(rng.states) != sample.shape[0]:
-            raise PortError("rng", f"{len(rng.states)} streams for {sample.shape[0]} samples; one each is needed")
-        noise, rng = normal(rng, sample.shape[1:])
-        return noise.to(sample.device), rng
+    def _epsilon(self, prediction: Prediction, sample: Tensor, of_sample: float, of_noise: float) -> Tensor:
+        """The noise that a prediction at x_t stands for."""
+        same_shape("prediction", prediction.value, sample)
+        value = wide(prediction.value)
+        if self.config.prediction_type == "v_prediction":
+            return of_sample * value + of_noise * sample
+        if self.config.prediction_type == "sample":
+            return (sample - of_sample * value) / of_noise
+        return value
 
     # training
 
@@ -218,10 +277,10 @@ class DiscreteDiffusion:
         return DrawnTimesteps(timestep, after)
 
     def add_noise(
-        self, sample: Annotated[Sample, "B ...", SPACE, CLEAN], noise: Annotated[Noise, "B ..."], timestep: Timestep
+        self, sample: Annotated[Sample, "B ...", SPACE, CLEAN], noise: Annotated[Noise, "B ..."], timestep: AnyTimestep
     ) -> Annotated[Sample, "B ...", SPACE, NOISY]:
         """x_t from x_0 and epsilon. timestep: 0..T-1, or -1 for data, where it is the identity; a number, or [B]."""
-        self._same_shape("noise", noise, sample)
+        same_shape("noise", noise, sample)
         if not hasattr(timestep, "ndim") and timestep == -1:
             return sample
         of_sample, of_noise = self._factors(timestep, sample)
@@ -231,7 +290,7 @@ class DiscreteDiffusion:
         self, sample: Annotated[Sample, "B ...", SPACE, CLEAN], noise: Annotated[Noise, "B ..."], timestep: Timestep
     ) -> Annotated[Output, "B ..."]:
         """v = sqrt(alpha_cumprod) epsilon - sqrt(1 - alpha_cumprod) x_0 (Salimans and Ho 2022, arXiv:2202.00512)."""
-        self._same_shape("noise", noise, sample)
+        same_shape("noise", noise, sample)
         of_sample, of_noise = self._factors(timestep, sample)
         return (of_sample * wide(noise) - of_noise * wide(sample)).to(sample.dtype)
 
@@ -239,14 +298,14 @@ class DiscreteDiffusion:
         self, sample: Annotated[Sample, "B ...", SPACE, CLEAN], noise: Annotated[Noise, "B ..."], timestep: Timestep
     ) -> Annotated[Output, "B ...", PREDICTED, SPACE]:
         """What a network of this prediction type is trained to give at x_t: epsilon, x_0 or v."""
-        self._same_shape("noise", noise, sample)
+        same_shape("noise", noise, sample)
         if self.config.prediction_type == "v_prediction":
             return self.velocity(sample, noise, timestep)
         return noise if self.config.prediction_type == "epsilon" else sample
 
     def snr(self, timestep: Timestep) -> Annotated[Weight, "B"]:
         """The signal-to-noise ratio alpha_cumprod / (1 - alpha_cumprod), float32 [B], or [1] for a number. 0..T-1."""
-        return self._rows(self.alpha_cumprod / (1 - self.alpha_cumprod), timestep)
+        return self._by_level(lambda level: level / (1 - level), timestep)
 
     def loss_weight(
         self, timestep: Timestep, weighting: Weighting = "constant", gamma: Annotated[float, Bound(gt=0)] = 5.0
@@ -258,26 +317,43 @@ class DiscreteDiffusion:
         times that of x_0 (both squared), an error of v is SNR + 1 times, so each weight is divided by that. Raises
         PortError for another word, and where SNR is 0 and a network of epsilon would get an infinite weight.
         """
-        snr = self.alpha_cumprod / (1 - self.alpha_cumprod)
-        if weighting == "constant":
-            return self._rows(np.ones_like(snr), timestep)
-        if weighting not in ("min_snr", "min_snr_plus_one"):
+        if weighting not in ("constant", "min_snr", "min_snr_plus_one"):
             raise PortError("weighting", f"{weighting!r} is unknown; allowed: constant, min_snr, min_snr_plus_one")
-        wanted = snr if weighting == "min_snr" else snr + 1
-        own = {"epsilon": snr, "v_prediction": snr + 1, "sample": np.ones_like(snr)}[self.config.prediction_type]
-        if not own.all():
+        kind = self.config.prediction_type
+        if weighting != "constant" and kind == "epsilon" and self.alpha_cumprod[-1] == 0:
             raise PortError("weighting", f"{weighting} is infinite where SNR is 0", hint="train v_prediction or sample")
-        return self._rows(np.minimum(wanted, gamma) / own, timestep)
+
+        def weight(level: Table) -> Table:
+            snr = level / (1 - level)
+            if weighting == "constant":
+                return np.ones_like(snr)
+            own = {"epsilon": snr, "v_prediction": snr + 1, "sample": np.ones_like(snr)}[kind]
+            return np.minimum(snr if weighting == "min_snr" else snr + 1, gamma) / own
+
+        return self._by_level(weight, timestep)
 
     # tables
 
     def _at(self, timestep: Any) -> float:
         """alpha_cumprod at one timestep; 1 at -1, the data."""
-        if isinstance(timestep, bool) or not -1 <= timestep < len(self.alpha_cumprod) or timestep != int(timestep):
-            raise PortError(
-                "timestep", f"got {timestep!r}; allowed: whole numbers from 0 to {len(self.alpha_cumprod) - 1}"
-            )
-        return float(self._with_data[int(timestep) + 1])
+        if isinstance(timestep, bool):
+            raise self._out_of_range(timestep)
+        return float(self._levels(np.asarray([timestep]))[0])
+
+    def _levels(self, timesteps: Any) -> Table:
+        """alpha_cumprod at an array of timesteps from -1, the data, to T-1."""
+        levels: Table = self._with_data[self._whole(timesteps, -1) + 1]
+        return levels
+
+    def _whole(self, timesteps: Any, first: int) -> Any:
+        """An array of timesteps from `first` to T-1 as indices. Raises PortError for any other."""
+        inside = timesteps.dtype.kind in "iuf" and ((timesteps >= first) & (timesteps < len(self.alpha_cumprod))).all()
+        if not inside or (timesteps != np.floor(timesteps)).any():
+            raise self._out_of_range(timesteps.tolist())
+        return timesteps.astype(np.int64)
+
+    def _out_of_range(self, got: Any) -> PortError:
+        return PortError("timestep", f"got {got!r}; allowed: whole numbers from 0 to {len(self.alpha_cumprod) - 1}")
 
     def _factors(self, timestep: Any, like: Tensor) -> tuple[float | Tensor, float | Tensor]:
         """sqrt(alpha_cumprod) and sqrt(1 - alpha_cumprod): numbers, or for timesteps [B] tensors that broadcast over
@@ -289,34 +365,57 @@ class DiscreteDiffusion:
         if timestep.shape[0] not in (1, like.shape[0]):
             raise PortError("timestep", f"{timestep.shape[0]} are given for {like.shape[0]} samples")
         shape = (-1, *(1,) * (like.ndim - 1))
-        of_sample = self._rows(np.sqrt(self._with_data), timestep, first=-1)
-        of_noise = self._rows(np.sqrt(1 - self._with_data), timestep, first=-1)
+        of_sample = self._by_level(np.sqrt, timestep, data=True)
+        of_noise = self._by_level(lambda level: np.sqrt(1 - level), timestep, data=True)
         return of_sample.to(like.device).reshape(shape), of_noise.to(like.device).reshape(shape)
 
-    def _rows(self, table: Any, timestep: Any, first: int = 0) -> Tensor:
-        """The entries of a table, whose first is for timestep `first`, as float32 [B] beside the timesteps."""
-        import torch
+    def _by_level(self, function: Callable[[Table], Table], timestep: Any, *, data: bool = False) -> Tensor:
+        """A function of alpha_cumprod, as float32 [B] beside the timesteps; [1] for a number. data: -1 is allowed."""
+        timesteps, device = _array(timestep)
+        levels = self._levels(timesteps)
+        if not data and (levels == 1).any():
+            raise self._out_of_range(timesteps.tolist())
+        return _tensor(function(levels), device)
 
-        index = torch.as_tensor(timestep).reshape(-1)
-        low, high = (int(index.min()), int(index.max())) if index.numel() else (first, first)
-        if index.is_floating_point() or index.dtype == torch.bool or not first <= low <= high < first + len(table):
-            raise PortError(
-                "timestep",
-                f"got {index.dtype} from {low} to {high}; allowed: whole numbers to {len(self.alpha_cumprod) - 1}",
-            )
-        return torch.as_tensor(table, dtype=torch.float32, device=index.device)[index - first]
-
-    @staticmethod
-    def _same_shape(port: str, value: Tensor, sample: Tensor) -> None:
-        if value.shape != sample.shape:
-            raise PortError(port, f"shape {list(value.shape)}; expected {list(sample.shape)}, like the sample")
+    def _rows(self, table: Any, timestep: Any) -> Tensor:
+        """The entries of a table by timestep, as float32 [B] beside the timesteps."""
+        timesteps, device = _array(timestep)
+        return _tensor(table[self._whole(timesteps, 0)], device)
 
 
-def part_of(listed: list[Step], strength: float) -> list[Step]:
-    """The last part of a schedule, from which image to image starts: floor(N * strength) of its N steps.
+def same_shape(port: str, value: Tensor, sample: Tensor) -> None:
+    """Raises PortError where a value is not of the sample's shape."""
+    if value.shape != sample.shape:
+        raise PortError(port, f"shape {list(value.shape)}; expected {list(sample.shape)}, like the sample")
+
+
+def noise_like(sample: Tensor, rng: RngState) -> tuple[Tensor, RngState]:
+    """Unit normal noise of the sample's shape, float32 on its device, and the streams after it."""
+    if len(rng.states) != sample.shape[0]:
+        raise PortError("rng", f"{len(rng.states)} streams for {sample.shape[0]} samples; one each is needed")
+    noise, rng = normal(rng, sample.shape[1:])
+    return noise.to(sample.device), rng
+
+
+def kept_of(steps: int, strength: float) -> int:
+    """How many of N steps image to image does: floor(N * strength), the last of them.
 
     Raises PortError where strength is not in 0..1.
     """
     if isinstance(strength, bool) or not isfinite(strength) or not 0 <= strength <= 1:
         raise PortError("strength", f"got {strength!r}; allowed: 0 (the sample itself) to 1 (from noise alone)")
-    return listed[len(listed) - int(len(listed) * strength) :]
+    return int(steps * strength)
+
+
+def _array(timestep: Any) -> tuple[Any, Any]:
+    """Timesteps, a number or a tensor, as a numpy array [B], and the device that they are on."""
+    if hasattr(timestep, "cpu"):
+        rows = timestep.detach().reshape(-1).cpu()
+        return (rows.double() if rows.is_floating_point() else rows).numpy(), timestep.device
+    return np.asarray(timestep).reshape(-1), "cpu"
+
+
+def _tensor(values: Table, device: Any) -> Tensor:
+    import torch
+
+    return torch.as_tensor(values, dtype=torch.float32, device=device)

@@ -15,6 +15,8 @@ import numpy as np
 from ...errors import PortError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -36,6 +38,7 @@ SECTIONS: dict[str, tuple[int, ...]] = {
     "super100": (4, 4, 6, 6, 8, 8, 10, 10, 14, 30),
 }
 MIN_VARIANCE = 1e-20  # stands for 0 where a logarithm is taken
+ZERO_SNR = 2.0**-24  # stands for an alpha_cumprod of 0 where sigma is taken, which is then 4096
 
 
 # --- betas ----------------------------------------------------------------------------------------------------------
@@ -76,16 +79,22 @@ def zero_terminal_snr(betas: Table) -> Table:
 # --- which timesteps ------------------------------------------------------------------------------------------------
 
 
+def counted(steps: object, num_train_timesteps: int) -> int:
+    """`steps` as a count of 1 .. T. Raises PortError where it is none."""
+    if isinstance(steps, bool) or not isinstance(steps, int):
+        raise PortError("steps", f"got {steps!r}; expected a whole number, or a respacing such as 'fast27'")
+    if not 1 <= steps <= num_train_timesteps:
+        raise PortError("steps", f"got {steps}; allowed: 1 to {num_train_timesteps}, the steps trained with")
+    return steps
+
+
 def spaced_timesteps(steps: int, spacing: str, num_train_timesteps: int, steps_offset: int) -> list[int]:
     """`steps` timesteps in descending order, as published configs space them (arXiv:2305.08891, table 2).
 
     "leading": 0, T//N, 2*(T//N) ..., plus steps_offset; "linspace": from T-1 to 0; "trailing": from T-1 down by T/N.
     Raises PortError where steps is not in 1..T, or where the offset leads beyond T-1.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise PortError("steps", f"got {steps!r}; expected a whole number, or a respacing such as 'fast27'")
-    if not 1 <= steps <= num_train_timesteps:
-        raise PortError("steps", f"got {steps}; allowed: 1 to {num_train_timesteps}, the steps trained with")
+    steps = counted(steps, num_train_timesteps)
     listed: Any
     if spacing == "leading":
         listed = np.arange(steps)[::-1] * (num_train_timesteps // steps) + steps_offset
@@ -187,6 +196,14 @@ def log_variance_tables(alpha_cumprod: Table) -> tuple[Table, Table]:
 def wide(tensor: Tensor) -> Tensor:
     """At least float32: half precision is computed in it and rounded once, at the end."""
     return tensor.float() if tensor.element_size() < 4 else tensor
+
+
+def weighted(factors: Sequence[float], values: Sequence[Tensor]) -> Tensor:
+    """The sum of factors times values."""
+    total = factors[0] * values[0]
+    for factor, value in zip(factors[1:], values[1:], strict=True):
+        total = total + factor * value
+    return total
 
 
 def dynamic_threshold(original: Tensor, ratio: float, maximum: float) -> Tensor:
