@@ -9,16 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from ...authoring import Bound, Component, Fact, note, target
-from ...errors import PortError, WeightsError
+from ...authoring import Bound, Component, Fact, note
+from ...errors import WeightsError
 from ..kinds import Tokens
+from .encoding import (
+    IGNORED,
+    MAX_LENGTH,
+    TOKENIZER_FILE,
+    Frame,
+    Pieces,
+    built,
+    check_sizes,
+    encode,
+    read_tokenizer_json,
+    save_backend,
+    token_id,
+)
 from .vocabulary import Names, read_names
 
 if TYPE_CHECKING:
     import tokenizers
-
-MAX_FILE_BYTES = 64 * 2**20
-SHOWN = 60  # characters of what was cut, in the note
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class TokenizerConfig:
     does. No start or end token is added, and padding and cutting are at the right: that is all this tokenizer does.
     """
 
-    model_max_length: Annotated[int, Bound(ge=1, le=65536)] = 128
+    model_max_length: Annotated[int, Bound(ge=1, le=MAX_LENGTH)] = 128
     do_lower_case: bool = True
     add_prefix_space: bool = False
     eos_token: str = "<|endoftext|>"
@@ -49,28 +59,11 @@ class Tokenizer(Component, version=1):
     """
 
     Config = TokenizerConfig
-    config_file = "tokenizer_config.json?"
+    config_file = "tokenizer_config.json? special_tokens_map.json"
     files = ("tokenizer.json vocab.json", "merges.txt?", "names.json?")
     published = ("GPT2Tokenizer", "GPT2TokenizerFast")
     metadata: Mapping[str, Any] = {"tokenizer_class": "GPT2Tokenizer"}
-    ignored = frozenset(
-        {
-            "added_tokens_decoder",
-            "backend",
-            "bos_token",
-            "clean_up_tokenization_spaces",
-            "errors",
-            "extra_special_tokens",
-            "is_local",
-            "local_files_only",
-            "name_or_path",
-            "processor_class",
-            "special_tokens_map_file",
-            "split_special_tokens",
-            "tokenizer_file",
-            "unk_token",
-        }
-    )
+    ignored = IGNORED | {"bos_token", "unk_token"}
 
     def __init__(self, config: TokenizerConfig, bpe: tokenizers.Tokenizer, names: Names | None = None) -> None:
         """bpe: a byte-level BPE of the `tokenizers` package. Raises WeightsError where it has no padding token."""
@@ -83,13 +76,9 @@ class Tokenizer(Component, version=1):
         bpe.no_truncation()
         bpe.encode_special_tokens = True
         bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=config.add_prefix_space)
-        token = config.pad_token if config.pad_token is not None else config.eos_token
-        pad_id = bpe.token_to_id(token)
-        if pad_id is None:
-            raise WeightsError(
-                f"the vocabulary has no padding token {token!r}", hint="set pad_token to one that it has"
-            )
-        self.pad_id: int = pad_id
+        pad = config.pad_token if config.pad_token is not None else config.eos_token
+        self.pad_id = token_id(bpe.token_to_id, pad, "padding")
+        self.frame = Frame(config.model_max_length, self.pad_id)
 
     @classmethod
     def from_config(cls, config: TokenizerConfig) -> Self:
@@ -102,32 +91,27 @@ class Tokenizer(Component, version=1):
         import tokenizers
         from tokenizers import models
 
-        for name, path in files.items():
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise WeightsError(f"{name} is larger than {MAX_FILE_BYTES >> 20} MiB, so it is no vocabulary")
-        if "tokenizer.json" not in files and "merges.txt" not in files:
+        check_sizes(files)
+        if TOKENIZER_FILE in files:
+            path = files[TOKENIZER_FILE]
+            read_tokenizer_json(path, "BPE", "GPT-2")
+            bpe = built(lambda: tokenizers.Tokenizer.from_file(str(path)))
+        elif "merges.txt" in files:
+            pair = str(files["vocab.json"]), str(files["merges.txt"])
+            bpe = built(lambda: tokenizers.Tokenizer(models.BPE.from_file(*pair)))
+        else:
             raise WeightsError("vocab.json is there without merges.txt; a BPE vocabulary is both")
-        try:
-            if "tokenizer.json" in files:
-                bpe = tokenizers.Tokenizer.from_file(str(files["tokenizer.json"]))
-            else:
-                pair = str(files["vocab.json"]), str(files["merges.txt"])
-                bpe = tokenizers.Tokenizer(models.BPE.from_file(*pair))
-        except Exception as error:  # the package raises plain Exception
-            raise WeightsError(f"the vocabulary cannot be read: {error}") from None
-        if not isinstance(bpe.model, models.BPE):
-            raise WeightsError(f"tokenizer.json holds {type(bpe.model).__name__}, not the BPE of GPT-2")
-        if bpe.model.dropout is not None:
-            raise WeightsError("tokenizer.json drops merges at random, which is for training it only")
         if bpe.pre_tokenizer is not None and type(bpe.pre_tokenizer).__name__ != "ByteLevel":
             raise WeightsError(
                 f"tokenizer.json splits texts by {type(bpe.pre_tokenizer).__name__}, not by bytes as GPT-2"
             )
+        if bpe.model.end_of_word_suffix or bpe.token_to_id("a</w>") is not None:
+            raise WeightsError("tokens of the vocabulary end words with '</w>', as CLIP's do, not GPT-2's")
         return cls(config, bpe, read_names(files["names.json"]) if "names.json" in files else None)
 
     def save_files(self, folder: Path) -> None:
         """Writes tokenizer.json, and names.json where there are names."""
-        (folder / "tokenizer.json").write_text(self.bpe.to_str(pretty=True) + "\n", encoding="utf-8")
+        save_backend(self.bpe, folder)
         if self.names is not None:
             (folder / "names.json").write_text(self.names.to_json(), encoding="utf-8")
 
@@ -149,28 +133,8 @@ class Tokenizer(Component, version=1):
 
     def batch(self, texts: list[str]) -> Annotated[Tokens, "B model_max_length", Fact(vocabulary="byte-bpe")]:
         """Ids and mask [B, L] of several texts, each as by itself."""
-        import torch
+        return self.frame.tokens(texts, self._pieces)
 
-        rows = [self._ids(text) for text in texts]
-        length, where = self.config.model_max_length, target().device
-        ids = [row + [self.pad_id] * (length - len(row)) for row in rows]
-        mask = [[place < len(row) for place in range(length)] for row in rows]
-        return Tokens(
-            torch.tensor(ids, dtype=torch.int64, device=where).reshape(-1, length),
-            torch.tensor(mask, dtype=torch.bool, device=where).reshape(-1, length),
-        )
-
-    def _ids(self, text: str) -> list[int]:
-        """The ids of a text, at most L."""
-        text = text.lower() if self.config.do_lower_case else text
-        try:
-            encoding = self.bpe.encode(text, add_special_tokens=False)
-        except (TypeError, UnicodeError):
-            raise PortError("text", "holds half a surrogate pair, which is no Unicode text") from None
-        ids: list[int] = encoding.ids
-        length = self.config.model_max_length
-        if len(ids) > length:
-            rest = text[encoding.offsets[length][0] :]
-            shown = rest if len(rest) <= SHOWN else rest[: SHOWN - 1] + "…"
-            note(f'prompt cut after {length} tokens: "{shown}" is not read')
-        return ids[:length]
+    def _pieces(self, text: str) -> Pieces:
+        """The ids of a text, all of them."""
+        return encode(self.bpe, text.lower() if self.config.do_lower_case else text)
