@@ -140,13 +140,16 @@ class UNet2DCondition(TextUNet, Component, version=1):
     """Text-conditioned U-Net of latent diffusion (Rombach et al. 2022, arXiv:2112.10752, section 3.3, table 15).
 
     Reads CompVis/ldm-text2im-large-256 and Stable Diffusion 1 and 2, with their inpainting forms. It takes samples of
-    any height and width that its levels can halve; it was trained with `sample_size`.
+    any height and width that its levels can halve, those that are a `multiple`; it was trained with `sample_size`.
     """
 
     Config = UNet2DConditionConfig
     published = ("UNet2DConditionModel",)
     files = ("diffusion_pytorch_model",)
-    attributes: ClassVar = {"sample_shape": "out_channels sample_size sample_size"}
+    attributes: ClassVar = {
+        "sample_shape": "out_channels sample_size sample_size",
+        "multiple": "2**#block_out_channels/2",
+    }
     facts: ClassVar = {"conditioned": "yes"}
     siblings: ClassVar = {
         "prediction": "scheduler_config.json:$prediction_type",
@@ -201,8 +204,8 @@ class UNet2DCondition(TextUNet, Component, version=1):
     def condition(
         self,
         text: Annotated[TextEmbeds, "N L cross_attention_dim"],
-        mask: Annotated[Mask, "N 1 H W"] | None = None,
-        masked: Annotated[Sample, "N out_channels H W", SPACE] | None = None,
+        mask: Annotated[Mask, "N 1 multiple*H multiple*W"] | None = None,
+        masked: Annotated[Sample, "N out_channels multiple*H multiple*W", SPACE] | None = None,
     ) -> Annotated[Condition, "N", Fact(model="@self")]:
         """All that stays the same while denoising: what the text says to each attention layer (section 3.3).
 
@@ -235,10 +238,10 @@ class UNet2DCondition(TextUNet, Component, version=1):
 
     def forward(
         self,
-        sample: Annotated[Sample, "B out_channels H W", SPACE, SCALED],
+        sample: Annotated[Sample, "B out_channels multiple*H multiple*W", SPACE, SCALED],
         timestep: Timestep,
         condition: Annotated[Condition, "B", Fact(model="@self")],
-    ) -> Annotated[Prediction, "B out_channels H W", SPACE]:
+    ) -> Annotated[Prediction, "B out_channels multiple*H multiple*W", SPACE]:
         """Predicts epsilon, or what it was trained to predict, from x_t and t.
 
         sample: x_t [B, C, H, W] of any floating-point dtype; the prediction has it too. timestep: index of the training

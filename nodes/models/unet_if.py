@@ -230,13 +230,17 @@ class UNetIF(TextUNet, Component, version=1):
     """Text-conditioned U-Net of DeepFloyd IF, after Imagen (Saharia et al. 2022, arXiv:2205.11487, section 2 and B.1).
 
     One class for both stages: text to image (IF-I), and the efficient U-Net that enlarges an image (IF-II, with
-    `class_embed_type: timestep`). The text is that of a T5 encoder; padding is attended to, as in training.
+    `class_embed_type: timestep`). The text is that of a T5 encoder; padding is attended to, as in training. They take
+    samples of any height and width that is a `multiple`, the number that their levels can halve.
     """
 
     Config = UNetIFConfig
     published = ("UNet2DConditionModel",)
     files = ("diffusion_pytorch_model",)
-    attributes: ClassVar = {"sample_shape": "out_channels/2 sample_size sample_size"}
+    attributes: ClassVar = {
+        "sample_shape": "out_channels/2 sample_size sample_size",
+        "multiple": "2**#block_out_channels/2",
+    }
     facts: ClassVar = {"space": "pixel", "conditioned": "yes"}
     siblings: ClassVar = {
         "prediction": "scheduler_config.json:$prediction_type",
@@ -298,7 +302,7 @@ class UNetIF(TextUNet, Component, version=1):
     def condition(
         self,
         text: Annotated[TextEmbeds, "N L encoder_hid_dim"],
-        low_res: Annotated[Sample, "N out_channels/2 H W", Fact(space="pixel"), NOISY] | None = None,
+        low_res: Annotated[Sample, "N out_channels/2 multiple*H multiple*W", Fact(space="pixel"), NOISY] | None = None,
         aug_level: Timestep | None = None,
     ) -> Annotated[Condition, "N", Fact(model="@self")]:
         """All that stays the same while denoising: what the text says to each attention layer, and pooled, to all.
@@ -326,10 +330,10 @@ class UNetIF(TextUNet, Component, version=1):
 
     def forward(
         self,
-        sample: Annotated[Sample, "B out_channels/2 H W", Fact(space="pixel"), SCALED],
+        sample: Annotated[Sample, "B out_channels/2 multiple*H multiple*W", Fact(space="pixel"), SCALED],
         timestep: Timestep,
         condition: Annotated[Condition, "B", Fact(model="@self")],
-    ) -> Annotated[Prediction, "B out_channels/2 H W"]:
+    ) -> Annotated[Prediction, "B out_channels/2 multiple*H multiple*W"]:
         """Predicts epsilon, or what it was trained to predict, and the variance, from x_t and t.
 
         sample: x_t [B, C, H, W] of any floating-point dtype; the prediction has it too. timestep: index of the training

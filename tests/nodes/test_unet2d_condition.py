@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from diffgraph.errors import InputError, PortError, WeightsError
+from diffgraph.builder import Graph
+from diffgraph.errors import CheckFailed, InputError, PortError, WeightsError
 from diffgraph.nodes.kinds import Prediction, TextEmbeds
+from diffgraph.nodes.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 from diffgraph.nodes.models.text_unet import TextCondition
 from diffgraph.nodes.models.unet2d_condition import UNet2DCondition, UNet2DConditionConfig
 from diffgraph.nodes.tensors import concat, expand
@@ -398,3 +401,100 @@ def test_wrong_conditions_are_refused(
     with pytest.raises(PortError, match=message) as error:
         UNet2DCondition(config).condition(**{**inputs_of(config, 2), **changes})
     assert error.value.port == port
+
+
+REPOSITORY = {
+    "model_index.json": {
+        "_class_name": "StableDiffusionPipeline",
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    },
+    "scheduler/scheduler_config.json": {
+        "_class_name": "DDIMScheduler",
+        "prediction_type": "v_prediction",
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+    },
+}
+DOCUMENT = """
+diffgraph: 1
+nodes:
+  tokenizer: {node: pixels.WordTokenizer, vocabulary: clip-bpe, length: 7}
+  encoder:
+    node: CLIPText
+    vocab_size: 50
+    hidden_size: 24
+    intermediate_size: 32
+    num_hidden_layers: 1
+    num_attention_heads: 2
+    max_position_embeddings: 7
+    eos_token_id: 5
+  unet:      {node: UNet2DCondition, weights: repository/unet}
+  vae:       {node: AutoencoderKL, weights: repository/vae}
+  scheduler: {node: DDIMScheduler, weights: repository/scheduler}
+  tokens:    {call: $tokenizer, text: a red apple}
+  embeds:    {call: $encoder, tokens: $tokens}
+  text:      {call: $unet.condition, text: $embeds}
+  rng:       {node: Rng, seed: 0}
+  noise:     {node: GaussianNoise, shape: [4, 8, 6], rng: $rng}
+  plan:      {call: $scheduler.schedule, steps: 4}
+  start:     {call: $scheduler.start, noise: $noise.sample, schedule: $plan}
+  first:     {node: Item, items: $plan, index: 0}
+  scaled:    {call: $scheduler.scale_input, sample: $start.sample, step: $first}
+  predicted: {call: $unet, sample: $scaled, timestep: 999, condition: $text}
+  clean:     {call: $scheduler.original, prediction: $predicted, sample: $start.sample, step: $first}
+  image:     {call: $vae.decode, latents: $clean}
+outputs: {image: $image}
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A folder as Stable Diffusion 2.1 is published, beside which a document stands."""
+    folder = tmp_path / "repository"
+    random(SMALL).save_pretrained(folder / "unet")
+    vae = AutoencoderKLConfig(
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    )
+    AutoencoderKL(vae).save_pretrained(folder / "vae")
+    for name, content in REPOSITORY.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    return tmp_path / "graph.yaml"
+
+
+def test_in_a_graph(repository: Path) -> None:
+    repository.write_text(DOCUMENT)
+    assert Graph.load(repository)().image.shape == (1, 3, 16, 12)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "DDIMScheduler, weights: repository/scheduler",
+            "DDIMScheduler",
+            "expected prediction epsilon, got v_prediction",
+        ),
+        (
+            "weights: repository/vae",
+            "weights: repository/vae, scaling_factor: 1.0",
+            "expected space latent of 4 channels, scale 1, got latent of 4 channels, scale 0.18215",
+        ),
+        ("hidden_size: 24", "hidden_size: 32", "expected shape [N, L, 24], got [1, 7, 32]"),
+        ("shape: [4, 8, 6]", "shape: [4, 8, 7]", "expected shape [B, 4, 2*H, 2*W], got [1, 4, 8, 7]"),
+        ("shape: [4, 8, 6]", "shape: [9, 8, 6]", "expected shape [B, 4, 2*H, 2*W], got [1, 9, 8, 6]"),
+        ("text: $embeds", "text: $tokens", "expected TextEmbeds, got Tokens"),
+    ],
+)
+def test_what_the_check_refuses(old: str, new: str, said: str, repository: Path) -> None:
+    assert old in DOCUMENT
+    repository.write_text(DOCUMENT.replace(old, new))
+    with pytest.raises((CheckFailed, InputError)) as raised:
+        Graph.load(repository).check()
+    assert said in str(raised.value)
