@@ -180,7 +180,8 @@ class CLIPText(nn.Module, Component, version=1):
         """What the text means, a vector [B, L, D] for each token, and one [B, P] (or [B, D]) for all of it.
 
         tokens: padded ids. skip: how many of the last blocks `hidden` leaves out ("clip skip"); it is normalised as the
-        last is. `pooled` is always the last state at the end token, projected where the published class does. Raises PortError where the tokens do not fit, or skip leaves no block.
+        last is. `pooled` is always the last state at the end token, projected where the published class does. Raises
+        PortError where the tokens do not fit, or skip leaves no block.
         """
         config, device = self.config, self.text_model.final_layer_norm.weight.device
         if not 0 <= skip < config.num_hidden_layers:
