@@ -32,10 +32,11 @@ class DDPMConfig(DiffusionConfig):
     """The fields of DiffusionConfig, and variance_type, the variance of a step t -> s:
 
     fixed_small, the posterior's; fixed_large, beta; learned_range, the network says where between their logarithms (-1
-    small, 1 large); learned, the network gives the variance itself. The "_log" forms are the same numbers.
+    small, 1 large); learned, the network gives the variance itself. The "_log" forms are the same numbers, and null,
+    which configs of DPM-Solver say, is fixed_small.
     """
 
-    variance_type: VarianceType = "fixed_small"
+    variance_type: VarianceType | None = "fixed_small"
 
 
 class DDPMScheduler(DiscreteDiffusion, Component, version=1):
@@ -89,7 +90,7 @@ class DDPMScheduler(DiscreteDiffusion, Component, version=1):
 
     def _deviation(self, prediction: Prediction, sample: Tensor, now: float, then: float) -> float | Tensor:
         """The standard deviation of a step between two alpha_cumprod: a number, or [B, C, H, W] where it is learned."""
-        kind = self.config.variance_type
+        kind = self.config.variance_type or "fixed_small"
         small, large = log_variance_range(now, then)
         if kind == "learned":
             return self._learned(prediction, sample).clamp(min=MIN_VARIANCE) ** 0.5
@@ -134,7 +135,7 @@ class DDPMScheduler(DiscreteDiffusion, Component, version=1):
 
         of_original, of_sample = (rows(table) for table in np.array(pairs).T)
         low, high = rows(small), rows(large)
-        kind = self.config.variance_type
+        kind = self.config.variance_type or "fixed_small"
         if kind == "learned":
             log_variance = self._learned(prediction, sample).clamp(min=MIN_VARIANCE).log()
         elif kind == "learned_range":

@@ -179,7 +179,7 @@ class DiscreteDiffusion:
 
     def _sigma(self, timestep: int) -> float:
         """sqrt(1 - alpha_cumprod) / sqrt(alpha_cumprod), as if an alpha_cumprod of 0 were 2^-24."""
-        level = self._at(timestep) or ZERO_SNR
+        level = float(self._with_data[timestep + 1]) or ZERO_SNR
         return sqrt((1 - level) / level)
 
     def _mixture(self, step: Step) -> tuple[float, float]:

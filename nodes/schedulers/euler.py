@@ -73,6 +73,10 @@ class EulerScheduler(ExplodingDiffusion, Component, version=1):
             timesteps = np.log(ends[:-1]) / 4
         return self._walk(timesteps, ends, strength)
 
+    def _spread(self, first: float, last: float, count: int) -> Table | None:
+        low, high = self.config.sigma_min, self.config.sigma_max
+        return super()._spread(first if high is None else high, last if low is None else low, count)
+
     def step(
         self,
         prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
