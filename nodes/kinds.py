@@ -23,16 +23,18 @@ Image = Annotated[Tensor, Kind("Image", of="Sample")]  # pixels, float [B, 3, H,
 Noise = Annotated[Tensor, Kind("Noise")]  # unit normal, or scaled by noise_scale
 Mask = Annotated[Tensor, Kind("Mask")]  # float [B, 1, H, W]; 1 (white) is repainted, 0 is kept
 Output = Annotated[Tensor, Kind("Output")]  # what a network predicts: epsilon, x_0 or v
+Score = Annotated[Tensor, Kind("Score")]  # [B], to be made large: what guidance by a gradient climbs
 Loss = Annotated[Tensor, Kind("Loss")]  # to be made small: a scalar, or [B], one an image
 Weight = Annotated[Tensor, Kind("Weight")]  # [B], one factor an image, for a loss; or [1], the same for all
-Timestep = Annotated[int | float | Tensor, Kind("Timestep")]  # training index 0..T-1: one for all, or [B]
+AnyTimestep = Annotated[int | float | Tensor, Kind("AnyTimestep")]  # a Timestep, or -1 for data: where a step ends
+Timestep = Annotated[int | float | Tensor, Kind("Timestep", of="AnyTimestep")]  # training index 0..T-1: one for all, or [B]
 Steps = Annotated[int | str, Kind("Steps")]  # a count, or a respacing such as "fast27"
 Condition = Annotated[Any, Kind("Condition")]  # a record of tensors with 1 or B rows, made by `model.condition`
 State = Annotated[Any, Kind("State")]  # what a solver remembers between steps
 
 
-UNSCALED = Fact(scaled="no")  # as the solver keeps it
-SCALED = Fact(scaled="yes")  # as the model sees it, made by `scheduler.scale_input`
+UNSCALED = Fact(scaled="no", derivative="no")  # as the solver keeps it
+SCALED = Fact(scaled="yes", derivative="no")  # as the model sees it, made by `scheduler.scale_input`
 CLEAN = Fact(level="clean")  # x_0
 NOISY = Fact(level="noisy")  # x_t, made by `scheduler.add_noise`
 SPACE = Fact(space="?space")  # pixels, or the latents of one autoencoder: the same in all ports of one use
@@ -85,7 +87,7 @@ class Step(NamedTuple):
 
     index: int  # type: ignore[assignment]  # hides tuple.index
     timestep: Timestep
-    next: Annotated[int | float, Kind("NextTimestep")]
+    next: Annotated[int | float, Kind("NextTimestep", of="AnyTimestep")]
     count: int  # type: ignore[assignment]  # hides tuple.count
     sigma: float
     next_sigma: float
@@ -162,5 +164,5 @@ class Scheduler(Protocol):
     ) -> Annotated[Stepped, "B ...", SPACE, Fact(scheduler="@self")]: ...
 
     def add_noise(
-        self, sample: Annotated[Sample, "B ...", SPACE], noise: Annotated[Noise, "B ..."], timestep: Timestep
+        self, sample: Annotated[Sample, "B ...", SPACE], noise: Annotated[Noise, "B ..."], timestep: AnyTimestep
     ) -> Annotated[Sample, "B ...", SPACE]: ...

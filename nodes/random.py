@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, NamedTuple
 
 from ..authoring import Bound, node, target
+from ..errors import PortError
 from .draw import fork, normal, seeded
-from .kinds import Noise, Rng
+from .kinds import Noise, Rng, Sample
 
 
 class Drawn(NamedTuple):
@@ -63,3 +64,15 @@ def gaussian_noise(
     noise, rng = normal(rng, shape)
     where = target()
     return Drawn((noise * scale if scale != 1 else noise).to(where.device, getattr(torch, where.dtype)), rng)
+
+
+@node("NoiseLike", version=1)
+def noise_like(sample: Annotated[Sample, "B ..."], rng: Annotated[Rng, "B"]) -> Annotated[Drawn, "B ..."]:
+    """Unit normal noise of the shape, dtype and device of a sample, and the streams after it: one stream an image.
+
+    Drawn as GaussianNoise draws. Raises PortError where there are more samples than streams, or fewer.
+    """
+    if len(rng.states) != sample.shape[0]:
+        raise PortError("rng", f"{len(rng.states)} streams for {sample.shape[0]} samples; one each is needed")
+    noise, rng = normal(rng, sample.shape[1:])
+    return Drawn(noise.to(sample.device, sample.dtype), rng)

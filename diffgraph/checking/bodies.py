@@ -222,4 +222,5 @@ class Bodies(Calls):
         if node.as_name and node.as_name not in inside.used:
             self.fault(node.place, f"{node.name}: the score does not depend on ${node.as_name}")
         self._leave(node, node.body, scope, inside, own)
-        return Value(Type("outputs", node.name), fields={"value": score, "grad": replace(x, literal=UNSET)})
+        slope = replace(x, literal=UNSET, facts={**x.facts, "derivative": "yes"})
+        return Value(Type("outputs", node.name), fields={"value": score, "grad": slope})

@@ -12,7 +12,7 @@ from ..errors import DiffgraphError, nearest
 from ..language.graph import Arg, Lit, Node, Ref, arg_refs, node_refs
 from ..ports import ANY, UNSET, Port, Type, Unset, compatible
 from ..registry import Method, NodeType, import_name
-from .dims import Dim
+from .dims import Dim, Rest
 from .scopes import ComponentInfo, References, Scope
 from .unify import Mismatch, Use, Value
 
@@ -315,4 +315,6 @@ def is_plain(value: Any) -> bool:
 
 
 def _unknown(part: Any) -> bool:
+    if isinstance(part, tuple) and part and isinstance(part[0], Rest):  # dimensions of which not even the first is known
+        return True
     return part is None or (isinstance(part, list) and any(_unknown(p) for p in part))

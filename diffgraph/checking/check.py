@@ -18,7 +18,7 @@ from ..errors import CheckError, DiffgraphError, Place, nearest
 from ..language.graph import NAME, UNREADABLE, Arg, GraphDocument, Input, Lit, Node
 from ..language.sources import Source
 from ..live import type_of
-from ..ports import ANY, UNSET, Port, Type, Unset, compatible, literal_problem
+from ..ports import ANY, FLOAT, INT, UNSET, Port, Type, Unset, compatible, literal_problem
 from ..registry import Registry
 from .bodies import Bodies
 from .calls import is_plain
@@ -223,6 +223,9 @@ class Checker(Bodies):
             self.fault(
                 arg.place, f"{node.name}.{name}: {problem}", "as written" if isinstance(arg, Lit) else f"from {arg}"
             )
+        if port.type == FLOAT and value.type == INT:
+            number = float(exact) if isinstance(exact, int) else UNSET
+            value = replace(value, type=FLOAT, known=number, literal=UNSET if isinstance(value.literal, Dim) else number)
         return self._fresh(value, scope.loops)
 
     def _train(self, graph: GraphDocument, scope: Scope) -> None:

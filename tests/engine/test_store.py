@@ -624,17 +624,6 @@ def test_layers(tmp_path: Path) -> None:
     assert layers.get("ef" * 8) is MISSING
 
 
-def test_memory_costs_microseconds() -> None:
-    memory, keys = Memory(), [key_of(number) for number in range(5000)]
-    start = time.perf_counter()
-    for key in keys:
-        if memory.get(key) is MISSING:
-            memory.put(key, 1.0)
-    for key in keys:
-        memory.get(key)
-    assert (time.perf_counter() - start) / len(keys) < 25e-6
-
-
 # ----------------------------------------------------------------------------------------------------------- the folder
 
 

@@ -81,7 +81,7 @@ def test_another_seed_reads_no_text(glide_parts: Path, tmp_path: Path) -> None:
     lab.run(GLIDE, CPU, seed=1, **given)
     assert not {"tokens", "no_tokens", "text", "no_text"} & set(lab.ran)
     assert "tokenizer" not in lab.loaded  # and the networks are, since they denoise
-    assert {"hint", "small.denoise.prediction", "large.denoise.prediction"} <= set(lab.ran)
+    assert {"hint", "small.denoise.stepped", "large.denoise.prediction"} <= set(lab.ran)
 
 
 def test_other_steps_of_the_large_image_leave_the_small_one(glide_parts: Path, tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ def test_yaml_to_graph_to_yaml(name: str, tmp_path: Path) -> None:
     """What is saved means the same, and saved again it is the same text."""
     shutil.copytree(GRAPHS / "samplers", tmp_path / "samplers")
     first = Graph.load(GRAPHS / f"{name}.yaml")
-    path = tmp_path / f"{Path(name).name}.yaml"
+    path = tmp_path / f"{name}.yaml"
+    path.parent.mkdir(exist_ok=True)
     first.save(path)
     second = Graph.load(path)
     assert second.hash() == first.hash()
