@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -118,11 +118,15 @@ class TextUNet(nn.Module):
 
     A text's keys and values depend on the text alone. They are made once, in `condition`, and carried: a step then does
     no work on the text, at the cost of a few megabytes a text (Stable Diffusion: 3.8 MB in fp16, IF-I-XL: 15 MB).
+    level_types: what the levels are made of: those on the way down, the lowest, those on the way up.
     """
+
+    level_types: ClassVar[tuple[type[DownLevel], type[MidLevel], type[UpLevel]]] = (DownLevel, MidLevel, UpLevel)
 
     def __init__(self, in_channels: int, out_channels: int, plan: Plan) -> None:
         super().__init__()
         widths, last = plan.widths, len(plan.widths) - 1
+        down_level, mid_level, up_level = self.level_types
         self.act, self.multiple = plan.act, 2**last
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(widths[0], plan.time_width, act=plan.act)
@@ -132,11 +136,11 @@ class TextUNet(nn.Module):
         for level, (width, layers) in enumerate(zip(widths, plan.layers, strict=True)):
             resnets = [plan.resnet(channels if number == 0 else width, width) for number in range(layers)]
             attentions = [plan.attention(level) for _ in range(layers * plan.down[level])]
-            self.down_blocks.append(DownLevel(resnets, attentions, plan.shrink(width) if level < last else None))
+            self.down_blocks.append(down_level(resnets, attentions, plan.shrink(width) if level < last else None))
             channels = width
             skips += [width] * (layers + (level < last))
 
-        self.mid_block = MidLevel([plan.middle(channels, channels) for _ in range(2)], [plan.middle_attention()])
+        self.mid_block = mid_level([plan.middle(channels, channels) for _ in range(2)], [plan.middle_attention()])
 
         self.up_blocks = nn.ModuleList()
         for level, attends in zip(range(last, -1, -1), plan.up, strict=True):
@@ -145,7 +149,7 @@ class TextUNet(nn.Module):
                 resnets.append(plan.resnet(channels + skips.pop(), widths[level]))
                 channels = widths[level]
             attentions = [plan.attention(level) for _ in range(len(resnets) * attends)]
-            self.up_blocks.append(UpLevel(resnets, attentions, plan.enlarge(channels) if level else None))
+            self.up_blocks.append(up_level(resnets, attentions, plan.enlarge(channels) if level else None))
         self.conv_norm_out = GroupNorm(plan.groups, channels, plan.eps)
         self.conv_out = zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
 
@@ -170,9 +174,12 @@ class TextUNet(nn.Module):
 
     def denoise(self, x: Tensor, emb: Tensor, told: TextCondition) -> Tensor:
         """x: the sample [B, C, H, W] in the dtype of the network, without the hint. emb: of time, activated [B, D]."""
-        texts = iter(told.keys_values)
         x = self.conv_in(x if told.hint is None else torch.cat([x, told.hint], dim=1))
-        skips = [x]
+        return self.levels(x, emb, told)
+
+    def levels(self, x: Tensor, emb: Tensor, told: TextCondition) -> Tensor:
+        """What follows the first convolution. x: [B, C, H, W] as it gives them."""
+        texts, skips = iter(told.keys_values), [x]
         for level in self.down_blocks:
             x = level(x, emb, texts, skips)
         x = self.mid_block(x, emb, texts)
@@ -181,12 +188,12 @@ class TextUNet(nn.Module):
         out: Tensor = self.conv_out(self.act(self.conv_norm_out(x)))
         return out
 
-    def checked_sample(self, sample: Tensor, channels: int) -> Tensor:
-        """The sample in the dtype of the network. Raises PortError unless it is [B, channels, H, W], H and W such that
-        all levels halve them.
+    def checked_sample(self, sample: Tensor, *channels: int | None) -> Tensor:
+        """The sample in the dtype of the network. Raises PortError unless it is [B, *channels, H, W], H and W such that
+        all levels halve them. None is any number: of frames.
         """
-        check_tensor("sample", sample, (None, channels, None, None), self.device)
-        height, width = sample.shape[2:]
+        check_tensor("sample", sample, (None, *channels, None, None), self.device)
+        height, width = sample.shape[-2:]
         if height % self.multiple or width % self.multiple or not height * width:
             raise PortError(
                 "sample",
