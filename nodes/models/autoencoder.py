@@ -12,12 +12,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from ...authoring import Bound, Component
 from ...errors import InputError, PortError
 from .blocks import GroupNorm, check_tensor
-from .resnet import Attention, Downsample, Level, ResBlock, Upsample
+from .resnet import Attention, Downsample, Level, ResBlock, Upsample, silu
 
 Count = Annotated[int, Bound(ge=1)]
 EncoderBlockType = Literal["DownEncoderBlock2D", "AttnDownEncoderBlock2D"]
@@ -132,7 +131,7 @@ class Encoder(nn.Module):
         for level in self.down_blocks:
             x = level(x)
         x = self.mid_block(x)
-        out: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))
+        out: Tensor = self.conv_out(silu(self.conv_norm_out(x)))
         return out
 
 
@@ -157,7 +156,7 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(x))
         for level in self.up_blocks:
             x = level(x)
-        out: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))
+        out: Tensor = self.conv_out(silu(self.conv_norm_out(x)))
         return out
 
 
@@ -201,14 +200,20 @@ class Autoencoder(nn.Module, Component):
         return self.encoder.conv_in.weight.device
 
     def _run(self, part: nn.Module, x: Tensor) -> Tensor:
-        """What a part makes of x, in the dtype of the weights, or in fp32 where that is fp16 and may overflow."""
+        """What a part makes of x, in the dtype of the weights, or in fp32 where that is fp16 and may overflow.
+
+        On a CPU the channels of a pixel lie side by side, so that convolutions of large images need no copies: three
+        quarters of the memory, and not more time.
+        """
         dtype = self.encoder.conv_in.weight.dtype
+        if x.device.type == "cpu":
+            x = x.contiguous(memory_format=torch.channels_last)
         if dtype == torch.float16 and self.config.force_upcast:
             wide = {name: value.float() for name, value in part.named_parameters()}
             out: Tensor = functional_call(part, wide, x.float())
         else:
             out = part(x.to(dtype))
-        return out
+        return out.contiguous()
 
     def _check_image(self, image: Tensor) -> None:
         check_tensor("image", image, (None, self.config.in_channels, None, None), self.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,12 +18,18 @@ from .blocks import GroupNorm, zeroed
 Activation = Callable[[Tensor], Tensor]
 
 
+def silu(x: Tensor) -> Tensor:
+    """SiLU of a tensor that nobody else holds: in its place, unless gradients need what it was."""
+    return F.silu(x, inplace=not x.requires_grad)
+
+
 class ResBlock(nn.Module):
     """Residual block [B, C, H, W] -> [B, out_channels, H, W] (Ho et al. 2020, appendix B).
 
     time_width: D of the embedding of time, which is added between the convolutions, or (`scale_shift`) scales and
     shifts the second norm; None where there is none, as in autoencoders. resize: halves (by averages) or doubles (by
-    repetition) height and width of both branches before the first convolution. act: after each norm. out_scale: what
+    repetition) height and width of both branches before the first convolution. act: after each norm; it may compute in
+    the place of what it gets. out_scale: what
     the sum of both branches is divided by.
     """
 
@@ -37,7 +44,7 @@ class ResBlock(nn.Module):
         dropout: float = 0.0,
         scale_shift: bool = False,
         resize: Literal["down", "up"] | None = None,
-        act: Activation = F.silu,
+        act: Activation = silu,
         out_scale: float = 1.0,
     ) -> None:
         super().__init__()
@@ -65,12 +72,15 @@ class ResBlock(nn.Module):
             time = self.time_emb_proj(emb)[:, :, None, None]  # B C 1 1
             if self.scale_shift:
                 scale, shift = time.chunk(2, dim=1)
-                h = self.norm2(h) * (1 + scale) + shift
+                h = self.norm2(h)
+                h = torch.addcmul(shift, h, 1 + scale)
             else:
-                h = self.norm2(h + time)
-        h = self.conv2(self.dropout(self.act(h)))
-        out: Tensor = self.conv_shortcut(x) + h
-        return out if self.out_scale == 1 else out / self.out_scale
+                h += time
+                h = self.norm2(h)
+        h = self.act(h)
+        h = self.conv2(self.dropout(h))
+        h += self.conv_shortcut(x)
+        return h if self.out_scale == 1 else h / self.out_scale
 
 
 class Attention(nn.Module):

@@ -16,7 +16,7 @@ from ...authoring import Bound, Component, Fact, Kind
 from ...errors import InputError, PortError
 from ..kinds import LATENT_SPACE, SCALED, SPACE, Condition, Image, Prediction, Sample, Timestep
 from .blocks import GroupNorm, check_tensor, sinusoid, timestep_rows, zeroed
-from .resnet import Attention, Downsample, Level, ResBlock, TimeEmbedding, Upsample
+from .resnet import Attention, Downsample, Level, ResBlock, TimeEmbedding, Upsample, silu
 
 Count = Annotated[int, Bound(ge=1)]
 Features = Annotated[Tensor, Kind("Features")]  # numbers that only the network itself can read
@@ -272,7 +272,7 @@ class UNet2D(nn.Module, Component, version=2):
         x = self.mid_block(x, emb)
         for level in self.up_blocks:
             x = level(x, emb, skips)
-        x = self.conv_out(F.silu(self.conv_norm_out(x)))
+        x = self.conv_out(silu(self.conv_norm_out(x)))
         return Prediction(x.to(sample.dtype))
 
     @property

@@ -99,7 +99,10 @@ def test_the_librarys_divergence(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", VQ_CONFIGS)
 @torch.no_grad()
 def test_same_numbers_as_the_librarys_vq(name: str, tmp_path: Path) -> None:
-    """To 1e-5 of the largest value: fp32 sums in another order. No latent is near a tie, which may go either way."""
+    """To 1e-5 of the largest value: fp32 sums in another order. No latent is near a tie, which may go either way.
+
+    Images to 2e-5: the library's own are up to 7.5e-6 from what it gives in double precision.
+    """
     peer = save(VQ_CONFIGS[name], tmp_path)
     model = VQModel.from_pretrained(tmp_path)
     scale = model.config.scaling_factor
@@ -114,12 +117,12 @@ def test_same_numbers_as_the_librarys_vq(name: str, tmp_path: Path) -> None:
     agree("VQModel", "diffusers VQModel", ours.sample, rounded * scale, what=f"{name}: rounded")
     agree("VQModel", "diffusers VQModel", ours.loss.mean(), loss, what=f"{name}: loss")
     decoded = peer.decode(latents / scale).sample
-    agree("VQModel", "diffusers VQModel", model.decode(latents), decoded, what=f"{name}: image")
+    agree("VQModel", "diffusers VQModel", model.decode(latents), decoded, tolerance=2e-5, what=f"{name}: image")
     if model.metadata["lookup_from_codebook"]:
         shape = (2, 4, 8, model.config.latent_channels)
         decoded = peer.decode(codes, force_not_quantize=True, shape=shape).sample
         from_codes = model.decode(model.lookup(ours.codes))
-        agree("VQModel", "diffusers VQModel", from_codes, decoded, what=f"{name}: image of codes")
+        agree("VQModel", "diffusers VQModel", from_codes, decoded, tolerance=2e-5, what=f"{name}: image of codes")
 
 
 @pytest.mark.parametrize("config", [KL_CONFIGS["kl-f16"], VQ_CONFIGS["vq-f8"]], ids=["kl", "vq"])
