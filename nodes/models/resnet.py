@@ -80,7 +80,8 @@ class ResBlock(nn.Module):
         h = self.act(h)
         h = self.conv2(self.dropout(h))
         h += self.conv_shortcut(x)
-        return h if self.out_scale == 1 else h / self.out_scale
+        out: Tensor = h if self.out_scale == 1 else h / self.out_scale
+        return out
 
 
 class Attention(nn.Module):

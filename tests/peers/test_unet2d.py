@@ -127,10 +127,12 @@ def test_old_attention_names_and_shapes(tmp_path: Path) -> None:
     agree("UNet2D", "diffusers UNet2DModel", model(sample, 37).value, expected, what="old names of attention")
 
 
-def test_gradients_are_the_librarys(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["cifar10", "scale-shift"])
+def test_gradients_are_the_librarys(name: str, tmp_path: Path) -> None:
     """One backward pass: the gradient of every tensor, to 1e-5 of the largest of any."""
-    peer = published(CONFIGS["cifar10"], tmp_path)
-    model, sample = read(tmp_path), noise(2, 3, 32, 32)
+    peer = published(CONFIGS[name], tmp_path)
+    model = read(tmp_path)
+    sample = noise(2, *model.sample_shape)
     peer(sample, 37).sample.square().mean().backward()
     model(sample, 37).value.square().mean().backward()
     expected = {name: p.grad for name, p in peer.named_parameters()}
