@@ -166,7 +166,7 @@ class DPMSolverScheduler(MultistepDiffusion, Component, version=1):
             value = (x - alpha * self._clean(prediction, x, step, original)) / deviation
         history = remembered(state, value, step.sigma, config.solver_order)
         order = final_order(step, len(history.values)) if config.lower_order_final else len(history.values)
-        if step.next_sigma == 0 or (config.euler_at_final and step.index == step.count - 1):
+        if step.next_sigma in (0, step.sigma) or (config.euler_at_final and step.index == step.count - 1):
             order = 1
         of_x, factors, of_noise = dpm_solver_factors(self.algorithm, self.solver, order, step.sigma, step.next_sigma)
         x = of_x * x + weighted(factors, differences(history.values[:order], history.sigmas, step.next_sigma))
