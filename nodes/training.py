@@ -7,7 +7,7 @@ noisy = add_noise(image, noise, t); prediction = model(noisy, t, condition); los
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from ..authoring import Bound, Fact, node
 from ..errors import PortError
@@ -63,6 +63,39 @@ def hybrid_loss(
     if simple.shape != bound.shape:
         raise PortError("bound", f"has shape {list(bound.shape)}, simple {list(simple.shape)}")
     return simple + scale * count * bound
+
+
+@node("ReconstructionError", version=1)
+def reconstruction_error(
+    image: Annotated[Image, "B C H W", SPACE],
+    target: Annotated[Image, "B C H W", SPACE],
+    metric: Literal["absolute", "squared"] = "absolute",
+) -> Annotated[Loss, "B"]:
+    """How far images are from what they should be: the mean over pixels of |image - target|, or of its square.
+
+    image, target: [B, C, H, W], such as what an autoencoder made of an image, and the image (Rombach et al. 2022,
+    arXiv:2112.10752, appendix G: L_rec). Returns fp32 [B]. Raises PortError where shapes differ.
+    """
+    if image.shape != target.shape:
+        raise PortError("target", f"has shape {list(target.shape)}, the image {list(image.shape)}")
+    difference = image.float() - target.float()
+    return (difference.abs() if metric == "absolute" else difference.square()).flatten(1).mean(dim=1)  # B
+
+
+@node("AddLoss", version=1)
+def add_loss(
+    loss: Annotated[Loss, "B"],
+    other: Annotated[Loss, "B"],
+    scale: Annotated[float, Bound(ge=0)] = 1.0,
+) -> Annotated[Loss, "B"]:
+    """loss + scale * other, an image at a time.
+
+    loss, other: [B], such as the error of an autoencoder's images and the distance `kl` of its latents from a unit
+    normal. Raises PortError where the rows differ.
+    """
+    if loss.shape != other.shape:
+        raise PortError("other", f"has shape {list(other.shape)}, loss {list(loss.shape)}")
+    return loss + scale * other
 
 
 @node("NoiseAugment", version=1)

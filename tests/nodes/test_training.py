@@ -9,7 +9,7 @@ from diffgraph.errors import PortError
 from diffgraph.nodes.draw import normal, seeded, uniform
 from diffgraph.nodes.kinds import Prediction
 from diffgraph.nodes.schedulers.ddpm import DDPMConfig, DDPMScheduler
-from diffgraph.nodes.training import hybrid_loss, noise_augment, squared_error
+from diffgraph.nodes.training import add_loss, hybrid_loss, noise_augment, reconstruction_error, squared_error
 
 
 def test_timesteps_are_uniform_and_leave_the_streams_advanced() -> None:
@@ -89,3 +89,28 @@ def test_noise_augment_adds_noise_of_a_strength_drawn_for_each_image() -> None:
 def test_noise_augment_wants_a_stream_an_image() -> None:
     with pytest.raises(PortError, match="one each is needed"):
         noise_augment(torch.zeros(2, 3, 4, 4), seeded([0]))
+
+
+def test_reconstruction_error_is_the_mean_of_each_image() -> None:
+    image, target = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    assert torch.allclose(reconstruction_error(image, target), (image - target).abs().mean((1, 2, 3)))
+    squared = reconstruction_error(image, target, metric="squared")
+    assert torch.allclose(squared, (image - target).square().mean((1, 2, 3)))
+
+
+def test_reconstruction_error_of_half_precision_is_summed_in_fp32() -> None:
+    image, target = torch.full((1, 3, 64, 64), 300.0).half(), torch.zeros(1, 3, 64, 64).half()
+    assert reconstruction_error(image, target, metric="squared").item() == 90000
+
+
+def test_reconstruction_error_refuses_other_shapes() -> None:
+    with pytest.raises(PortError, match="target"):
+        reconstruction_error(torch.zeros(2, 3, 4, 4), torch.zeros(1, 3, 4, 4))
+
+
+def test_add_loss_weighs_the_second() -> None:
+    first, second = torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0])
+    assert torch.equal(add_loss(first, second), torch.tensor([11.0, 22.0]))
+    assert torch.equal(add_loss(first, second, scale=0.5), torch.tensor([6.0, 12.0]))
+    with pytest.raises(PortError, match="other"):
+        add_loss(first, second[:1])
