@@ -239,7 +239,7 @@ class UNetGLIDE(nn.Module, Component, version=2):
 
     def condition(
         self,
-        tokens: Annotated[Tokens, "N text_context"],
+        tokens: Annotated[Tokens, "N text_context", Fact(vocabulary="byte-bpe")],
         low_res: Annotated[Image, "N in_channels low_res_size low_res_size", Fact(space="pixel")] | None = None,
         aug_level: Timestep | None = None,
         image: Annotated[Image, "N in_channels image_size image_size", Fact(space="pixel")] | None = None,
