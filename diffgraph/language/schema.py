@@ -7,6 +7,7 @@ editor cannot follow wires, so wherever a value may stand a `$reference` may sta
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -186,12 +187,17 @@ def node_schema(node: NodeType) -> dict[str, Any]:
     for name, port in ports.items():
         # A component with weights takes its parameters from their config, so none of them is required here.
         required = port.required and node.role != "component"
-        default = ... if required else None if port.required else port.default
+        default = ... if required else None if port.required or not _finite(port.default) else port.default
         fields[f"port_{name}"] = (_annotation(port), Field(default, alias=name, description=_about(port)))
     model = create_model(f"node {node.name}", __config__=ConfigDict(extra="forbid"), __doc__=node.summary, **fields)
     schema = model.model_json_schema(by_alias=True)
     schema["properties"]["node"]["description"] = node.summary
     return schema
+
+
+def _finite(value: Any) -> bool:
+    """Whether JSON has the value: it has neither an infinite number nor NaN."""
+    return not isinstance(value, float) or isfinite(value)
 
 
 def _about(port: Port) -> str:

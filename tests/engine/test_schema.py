@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ def test_it_is_a_schema_of_every_installed_node() -> None:
     offered = {choice["const"] for choice in SCHEMA["$defs"]["Node"]["properties"]["node"]["oneOf"]}
     assert offered == types
     assert all(choice["description"] for choice in SCHEMA["$defs"]["Node"]["properties"]["node"]["oneOf"])
+
+
+def test_it_is_json_to_those_who_know_no_infinity() -> None:
+    json.dumps(SCHEMA, allow_nan=False)
 
 
 @pytest.mark.parametrize("path", sorted(graphs_folder().rglob("*.yaml")), ids=lambda path: path.stem)
