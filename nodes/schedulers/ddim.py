@@ -7,7 +7,7 @@ from math import sqrt
 from typing import Annotated
 
 from ...authoring import Bound, Component, Fact, static
-from ..kinds import SPACE, UNSCALED, Prediction, Rng, Sample, State, Step, Stepped, Steps
+from ..kinds import CLEAN, SPACE, UNDERWAY, Prediction, Rng, Sample, State, Step, Stepped, Steps
 from .discrete import PREDICTED, DiffusionConfig, DiscreteDiffusion, noise_like, published_as
 from .noise_schedule import posterior, wide
 
@@ -57,11 +57,11 @@ class DDIMScheduler(DiscreteDiffusion, Component, version=1):
     def step(
         self,
         prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
+        sample: Annotated[Sample, "B ...", SPACE, UNDERWAY],
         step: Annotated[Step, Fact(scheduler="@self")],
         state: Annotated[State, Fact(scheduler="@self")],
         rng: Annotated[Rng, "B"],
-        original: Annotated[Sample, "B ...", SPACE] | None = None,
+        original: Annotated[Sample, "B ...", SPACE, CLEAN] | None = None,
     ) -> Annotated[Stepped, "B ...", SPACE, Fact(scheduler="@self")]:
         """x_t -> x_s = sqrt(a_s) x_0 + sqrt(1 - a_s - sigma^2) epsilon + sigma z, where a is alpha_cumprod (eq. 12).
 

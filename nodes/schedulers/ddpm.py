@@ -10,7 +10,7 @@ import numpy as np
 
 from ...authoring import Bound, Component, Fact, static
 from ...errors import PortError
-from ..kinds import SPACE, UNSCALED, Loss, Prediction, Rng, Sample, State, Step, Stepped, Steps, Timestep
+from ..kinds import CLEAN, SPACE, UNDERWAY, Loss, Prediction, Rng, Sample, State, Step, Stepped, Steps, Timestep
 from .discrete import PREDICTED, DiffusionConfig, DiscreteDiffusion, noise_like, published_as, same_shape
 from .noise_schedule import (
     MIN_VARIANCE,
@@ -66,11 +66,11 @@ class DDPMScheduler(DiscreteDiffusion, Component, version=1):
     def step(
         self,
         prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
+        sample: Annotated[Sample, "B ...", SPACE, UNDERWAY],
         step: Annotated[Step, Fact(scheduler="@self")],
         state: Annotated[State, Fact(scheduler="@self")],
         rng: Annotated[Rng, "B"],
-        original: Annotated[Sample, "B ...", SPACE] | None = None,
+        original: Annotated[Sample, "B ...", SPACE, CLEAN] | None = None,
     ) -> Annotated[Stepped, "B ...", SPACE, Fact(scheduler="@self")]:
         """x_t -> x_s, drawn from N(mean of q(x_s | x_t, x_0), variance) (arXiv:2006.11239, eqs. 6 and 7).
 
@@ -113,7 +113,7 @@ class DDPMScheduler(DiscreteDiffusion, Component, version=1):
     def variational_bound(
         self,
         prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
+        sample: Annotated[Sample, "B ...", SPACE, UNDERWAY],
         noisy: Annotated[Sample, "B ...", SPACE],
         timestep: Timestep,
     ) -> Annotated[Loss, "B"]:

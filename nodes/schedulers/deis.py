@@ -7,7 +7,7 @@ from math import sqrt
 from typing import Annotated, Literal
 
 from ...authoring import Bound, Component, Fact, static
-from ..kinds import SPACE, UNSCALED, Prediction, Rng, Sample, State, Step, Stepped, Steps
+from ..kinds import CLEAN, SPACE, UNDERWAY, Prediction, Rng, Sample, State, Step, Stepped, Steps
 from .discrete import PREDICTED, Thresholding, published_as
 from .noise_schedule import weighted, wide
 from .sigma_schedule import log_rho_factors
@@ -54,11 +54,11 @@ class DEISScheduler(MultistepDiffusion, Component, version=1):
     def step(
         self,
         prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
+        sample: Annotated[Sample, "B ...", SPACE, UNDERWAY],
         step: Annotated[Step, Fact(scheduler="@self")],
         state: Annotated[State, Fact(scheduler="@self")],
         rng: Annotated[Rng, "B"],
-        original: Annotated[Sample, "B ...", SPACE] | None = None,
+        original: Annotated[Sample, "B ...", SPACE, CLEAN] | None = None,
     ) -> Annotated[Stepped, "B ...", SPACE, Fact(scheduler="@self")]:
         """x_t -> x_s = alpha_s (x_t / alpha_t + the integral of epsilon over rho) (arXiv:2204.13902, eq. 15).
 

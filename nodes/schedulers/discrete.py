@@ -21,7 +21,7 @@ from ..kinds import (
     NOISY,
     SCALED,
     SPACE,
-    UNSCALED,
+    UNDERWAY,
     AnyTimestep,
     DrawnTimesteps,
     Noise,
@@ -191,7 +191,7 @@ class DiscreteDiffusion:
         self,
         noise: Annotated[Noise, "B ..."],
         schedule: Annotated[list[Step], Fact(scheduler="@self")],
-        sample: Annotated[Sample, "B ...", SPACE] | None = None,
+        sample: Annotated[Sample, "B ...", SPACE, CLEAN] | None = None,
     ) -> Annotated[Started, "B ...", SPACE, Fact(scheduler="@self")]:
         """What the solver starts from: the noise, or a given sample noised to the first timestep of the schedule.
 
@@ -210,7 +210,7 @@ class DiscreteDiffusion:
         return Started((of_sample * wide(sample) + of_noise * wide(noise)).to(sample.dtype), None)
 
     def scale_input(
-        self, sample: Annotated[Sample, "B ...", SPACE, UNSCALED], step: Annotated[Step, Fact(scheduler="@self")]
+        self, sample: Annotated[Sample, "B ...", SPACE, UNDERWAY], step: Annotated[Step, Fact(scheduler="@self")]
     ) -> Annotated[Sample, "B ...", SPACE, SCALED]:
         """The sample as the model sees it: the identity, since x_t keeps unit variance."""
         return sample
@@ -218,9 +218,9 @@ class DiscreteDiffusion:
     def original(
         self,
         prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
+        sample: Annotated[Sample, "B ...", SPACE, UNDERWAY],
         step: Annotated[Step, Fact(scheduler="@self")],
-    ) -> Annotated[Sample, "B ...", SPACE]:
+    ) -> Annotated[Sample, "B ...", SPACE, CLEAN]:
         """The clean estimate x_0 from a prediction at x_t, thresholded or clipped as the config says.
 
         Raises PortError where the shapes differ, or where epsilon is predicted and alpha_cumprod is 0.

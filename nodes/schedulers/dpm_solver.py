@@ -10,7 +10,7 @@ import numpy as np
 
 from ...authoring import Bound, Component, Fact, static
 from ...errors import PortError
-from ..kinds import SPACE, UNSCALED, Prediction, Rng, Sample, State, Step, Stepped, Steps
+from ..kinds import CLEAN, SPACE, UNDERWAY, Prediction, Rng, Sample, State, Step, Stepped, Steps
 from .discrete import PREDICTED, Thresholding, noise_like, published_as
 from .noise_schedule import weighted, wide
 from .sigma_schedule import exponential_sigmas
@@ -144,11 +144,11 @@ class DPMSolverScheduler(MultistepDiffusion, Component, version=1):
     def step(
         self,
         prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
+        sample: Annotated[Sample, "B ...", SPACE, UNDERWAY],
         step: Annotated[Step, Fact(scheduler="@self")],
         state: Annotated[State, Fact(scheduler="@self")],
         rng: Annotated[Rng, "B"],
-        original: Annotated[Sample, "B ...", SPACE] | None = None,
+        original: Annotated[Sample, "B ...", SPACE, CLEAN] | None = None,
     ) -> Annotated[Stepped, "B ...", SPACE, Fact(scheduler="@self")]:
         """x_t -> x_s, from x_t and the differences of the newest values (arXiv:2211.01095, alg. 2).
 

@@ -16,7 +16,9 @@ from ..kinds import (
     NOISY,
     SCALED,
     SPACE,
+    UNDERWAY,
     UNSCALED,
+    AnyTimestep,
     DrawnTimesteps,
     Noise,
     Output,
@@ -50,7 +52,8 @@ class EDMConfig:
     sigma_min, sigma_max, rho, sigma_schedule: the grid. sigma_data: the standard deviation of the data. prediction_type:
     whether the network gives F or -F. final_sigmas_type: a run ends in data, or at sigma_min. solver_order: 2, Heun's
     method with churn before the call (Karras et al. 2022, arXiv:2206.00364, alg. 2); or 1, Euler's, with churn after the
-    call, as published. s_churn, s_tmin, s_tmax, s_noise: noise is put back at sigmas within [s_tmin, s_tmax].
+    call, as published. s_churn, s_tmin, s_tmax, s_noise: noise is put back at sigmas within
+    [s_tmin, s_tmax], null for no limit.
     """
 
     sigma_min: Annotated[float, Bound(gt=0)] = 0.002
@@ -63,7 +66,7 @@ class EDMConfig:
     solver_order: Literal[1, 2] = 2
     s_churn: Annotated[float, Bound(ge=0)] = 0.0
     s_tmin: Annotated[float, Bound(ge=0)] = 0.0
-    s_tmax: float = inf
+    s_tmax: Annotated[float, Bound(ge=0)] | None = None
     s_noise: Annotated[float, Bound(ge=0)] = 1.0
 
 
@@ -122,7 +125,7 @@ class EDMScheduler(Component, version=1):
         self,
         noise: Annotated[Noise, "B ..."],
         schedule: Annotated[list[Step], Fact(scheduler="@self")],
-        sample: Annotated[Sample, "B ...", SPACE] | None = None,
+        sample: Annotated[Sample, "B ...", SPACE, CLEAN] | None = None,
     ) -> Annotated[Started, "B ...", SPACE, Fact(scheduler="@self")]:
         """What the solver starts from: the noise times the first sigma, on a given sample or on none (alg. 2, line 2).
 
@@ -139,7 +142,7 @@ class EDMScheduler(Component, version=1):
         return Started(self.add_noise(sample, noise, schedule[0].timestep) if schedule else sample, None)
 
     def scale_input(
-        self, sample: Annotated[Sample, "B ...", SPACE, UNSCALED], step: Annotated[Step, Fact(scheduler="@self")]
+        self, sample: Annotated[Sample, "B ...", SPACE, UNDERWAY], step: Annotated[Step, Fact(scheduler="@self")]
     ) -> Annotated[Sample, "B ...", SPACE, SCALED]:
         """The sample as the network sees it: c_in x = x / sqrt(sigma^2 + sigma_data^2)."""
         return (wide(sample) / sqrt(step.sigma**2 + self.config.sigma_data**2)).to(sample.dtype)
@@ -147,9 +150,9 @@ class EDMScheduler(Component, version=1):
     def original(
         self,
         prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
+        sample: Annotated[Sample, "B ...", SPACE, UNDERWAY],
         step: Annotated[Step, Fact(scheduler="@self")],
-    ) -> Annotated[Sample, "B ...", SPACE]:
+    ) -> Annotated[Sample, "B ...", SPACE, CLEAN]:
         """The clean estimate D = c_skip x + c_out F (eq. 7). Raises PortError where the shapes differ."""
         return self._original(prediction, wide(sample), step.sigma).to(sample.dtype)
 
@@ -169,11 +172,11 @@ class EDMScheduler(Component, version=1):
     def step(
         self,
         prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
+        sample: Annotated[Sample, "B ...", SPACE, UNDERWAY],
         step: Annotated[Step, Fact(scheduler="@self")],
         state: Annotated[State, Fact(scheduler="@self")],
         rng: Annotated[Rng, "B"],
-        original: Annotated[Sample, "B ...", SPACE] | None = None,
+        original: Annotated[Sample, "B ...", SPACE, CLEAN] | None = None,
     ) -> Annotated[Stepped, "B ...", SPACE, Fact(scheduler="@self")]:
         """x at sigma -> x at sigma' by the slope (x - D) / sigma, then again by the mean of the slopes at both ends, and
         up to the raised sigma of the next interval (alg. 2, lines 4 to 11).
@@ -221,7 +224,7 @@ class EDMScheduler(Component, version=1):
         return DrawnTimesteps((mean + deviation * drawn) / 4, after)
 
     def add_noise(
-        self, sample: Annotated[Sample, "B ...", SPACE, CLEAN], noise: Annotated[Noise, "B ..."], timestep: Timestep
+        self, sample: Annotated[Sample, "B ...", SPACE, CLEAN], noise: Annotated[Noise, "B ..."], timestep: AnyTimestep
     ) -> Annotated[Sample, "B ...", SPACE, NOISY, UNSCALED]:
         """x_0 + sigma n. timestep: log(sigma) / 4, a number or [B]; -inf for data, where it is the identity."""
         same_shape("noise", noise, sample)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...authoring import Bound, Component, Fact, static
 from ...errors import PortError
-from ..kinds import SPACE, UNSCALED, DrawnTimesteps, Prediction, Rng, Sample, State, Step, Stepped, Steps
+from ..kinds import CLEAN, SPACE, UNDERWAY, DrawnTimesteps, Prediction, Rng, Sample, State, Step, Stepped, Steps
 from .discrete import PREDICTED, noise_like, published_as
 from .noise_schedule import wide
 from .sigma_schedule import churned
@@ -27,8 +27,9 @@ class EulerConfig(SigmaGridConfig):
     interpolation_type: sigmas of the spaced timesteps, or ("log_linear") N + 1 even in log sigma over the whole training
     range, whatever the timesteps. sigma_min, sigma_max: the ends of a grid that is spread, else those of the spacing.
     final_sigmas_type: the last step ends in data, or at the sigma of timestep 0. timestep_type: the model sees the
-    training index, or ("continuous", for v_prediction only) log(sigma) / 4, -inf for data. s_churn, s_tmin, s_tmax, s_noise: noise is
-    put back at sigmas within [s_tmin, s_tmax] (Karras et al. 2022, arXiv:2206.00364, alg. 2).
+    training index, or ("continuous", for v_prediction only) log(sigma) / 4, -inf for data. s_churn, s_tmin, s_tmax,
+    s_noise: noise is put back at sigmas within [s_tmin, s_tmax], null for no limit (Karras et al. 2022,
+    arXiv:2206.00364, alg. 2).
     """
 
     interpolation_type: Literal["linear", "log_linear"] = "linear"
@@ -38,7 +39,7 @@ class EulerConfig(SigmaGridConfig):
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
     s_churn: Annotated[float, Bound(ge=0)] = 0.0
     s_tmin: Annotated[float, Bound(ge=0)] = 0.0
-    s_tmax: float = inf
+    s_tmax: Annotated[float, Bound(ge=0)] | None = None
     s_noise: Annotated[float, Bound(ge=0)] = 1.0
 
 
@@ -80,11 +81,11 @@ class EulerScheduler(ExplodingDiffusion, Component, version=1):
     def step(
         self,
         prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
+        sample: Annotated[Sample, "B ...", SPACE, UNDERWAY],
         step: Annotated[Step, Fact(scheduler="@self")],
         state: Annotated[State, Fact(scheduler="@self")],
         rng: Annotated[Rng, "B"],
-        original: Annotated[Sample, "B ...", SPACE] | None = None,
+        original: Annotated[Sample, "B ...", SPACE, CLEAN] | None = None,
     ) -> Annotated[Stepped, "B ...", SPACE, Fact(scheduler="@self")]:
         """x at sigma -> x at sigma', along dx/dsigma = (x - x_0) / sigma (arXiv:2206.00364, eq. 3).
 

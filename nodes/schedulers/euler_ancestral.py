@@ -6,7 +6,7 @@ from math import sqrt
 from typing import Annotated
 
 from ...authoring import Bound, Component, Fact, static
-from ..kinds import SPACE, UNSCALED, Prediction, Rng, Sample, State, Step, Stepped, Steps
+from ..kinds import CLEAN, SPACE, UNDERWAY, Prediction, Rng, Sample, State, Step, Stepped, Steps
 from .discrete import PREDICTED, noise_like, published_as
 from .noise_schedule import wide
 from .sigma_space import ExplodingDiffusion, SigmaConfig
@@ -37,11 +37,11 @@ class EulerAncestralScheduler(ExplodingDiffusion, Component, version=1):
     def step(
         self,
         prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
+        sample: Annotated[Sample, "B ...", SPACE, UNDERWAY],
         step: Annotated[Step, Fact(scheduler="@self")],
         state: Annotated[State, Fact(scheduler="@self")],
         rng: Annotated[Rng, "B"],
-        original: Annotated[Sample, "B ...", SPACE] | None = None,
+        original: Annotated[Sample, "B ...", SPACE, CLEAN] | None = None,
     ) -> Annotated[Stepped, "B ...", SPACE, Fact(scheduler="@self")]:
         """x at sigma -> x at sigma': along the slope to sigma_down, then noise sigma_up, of which sigma'^2 is made.
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Annotated
 
 from ...authoring import Bound, Component, Fact, static
-from ..kinds import SPACE, UNSCALED, Prediction, Rng, Sample, State, Step, Stepped, Steps
+from ..kinds import CLEAN, SPACE, UNDERWAY, Prediction, Rng, Sample, State, Step, Stepped, Steps
 from .discrete import PREDICTED, Clipping, kept_of, published_as
 from .noise_schedule import wide
 from .sigma_space import ExplodingDiffusion, HalfStep, SigmaGridConfig, heun_corrected
@@ -54,11 +54,11 @@ class HeunScheduler(ExplodingDiffusion, Component, version=1):
     def step(
         self,
         prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
+        sample: Annotated[Sample, "B ...", SPACE, UNDERWAY],
         step: Annotated[Step, Fact(scheduler="@self")],
         state: Annotated[State, Fact(scheduler="@self")],
         rng: Annotated[Rng, "B"],
-        original: Annotated[Sample, "B ...", SPACE] | None = None,
+        original: Annotated[Sample, "B ...", SPACE, CLEAN] | None = None,
     ) -> Annotated[Stepped, "B ...", SPACE, Fact(scheduler="@self")]:
         """x at sigma -> x at sigma': by the slope where the interval begins, then by the mean of that and the slope
         where it ends (arXiv:2206.00364, alg. 1, lines 4 to 8).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from ...authoring import Bound, Component, Fact, static
-from ..kinds import SPACE, UNSCALED, Prediction, Rng, Sample, State, Step, Stepped, Steps
+from ..kinds import CLEAN, SPACE, UNDERWAY, Prediction, Rng, Sample, State, Step, Stepped, Steps
 from .discrete import PREDICTED, published_as
 from .noise_schedule import weighted, wide
 from .sigma_schedule import linear_multistep_factors
@@ -38,11 +38,11 @@ class LMSScheduler(ExplodingDiffusion, Component, version=1):
     def step(
         self,
         prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
+        sample: Annotated[Sample, "B ...", SPACE, UNDERWAY],
         step: Annotated[Step, Fact(scheduler="@self")],
         state: Annotated[State, Fact(scheduler="@self")],
         rng: Annotated[Rng, "B"],
-        original: Annotated[Sample, "B ...", SPACE] | None = None,
+        original: Annotated[Sample, "B ...", SPACE, CLEAN] | None = None,
     ) -> Annotated[Stepped, "B ...", SPACE, Fact(scheduler="@self")]:
         """x at sigma -> x at sigma': the integral of the polynomial through the last four slopes dx/dsigma.
 

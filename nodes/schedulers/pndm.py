@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from ...authoring import Bound, Component, Fact, static
 from ...errors import PortError
-from ..kinds import SPACE, UNSCALED, Output, Prediction, Rng, Sample, State, Step, Stepped, Steps
+from ..kinds import CLEAN, SPACE, UNDERWAY, Output, Prediction, Rng, Sample, State, Step, Stepped, Steps
 from .discrete import PREDICTED, DiscreteDiffusion, ProcessConfig, kept_of, published_as, same_shape
 from .noise_schedule import ZERO_SNR, weighted, wide
 from .sigma_schedule import adams_bashforth_factors
@@ -103,11 +103,11 @@ class PNDMScheduler(DiscreteDiffusion, Component, version=1):
     def step(
         self,
         prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
+        sample: Annotated[Sample, "B ...", SPACE, UNDERWAY],
         step: Annotated[Step, Fact(scheduler="@self")],
         state: Annotated[State, Fact(scheduler="@self")],
         rng: Annotated[Rng, "B"],
-        original: Annotated[Sample, "B ...", SPACE] | None = None,
+        original: Annotated[Sample, "B ...", SPACE, CLEAN] | None = None,
     ) -> Annotated[Stepped, "B ...", SPACE, Fact(scheduler="@self")]:
         """x_t -> x_s by the transfer part, with a combination of epsilons: of Runge-Kutta's four, or of the last four
         (arXiv:2202.09778, section 3.3).

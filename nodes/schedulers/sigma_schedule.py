@@ -49,9 +49,9 @@ def timesteps_at(sigmas: Any, table: Table) -> Table:
     return grid
 
 
-def churned(sigma: float, churn: float, low: float, high: float, steps: int) -> float:
+def churned(sigma: float, churn: float, low: float, high: float | None, steps: int) -> float:
     """sigma raised by Karras' churn, where it is within [low, high] (arXiv:2206.00364, alg. 2, lines 4 and 5)."""
-    gamma = min(churn / steps, 2**0.5 - 1) if low <= sigma <= high else 0.0
+    gamma = min(churn / steps, 2**0.5 - 1) if low <= sigma and (high is None or sigma <= high) else 0.0
     return sigma * (1 + gamma)
 
 

@@ -15,7 +15,22 @@ import numpy as np
 
 from ...authoring import Fact
 from ...errors import PortError
-from ..kinds import CLEAN, NOISY, SCALED, SPACE, UNSCALED, Noise, Output, Sample, Started, Step, Steps, Timestep
+from ..kinds import (
+    CLEAN,
+    NOISY,
+    SCALED,
+    SPACE,
+    UNDERWAY,
+    UNSCALED,
+    AnyTimestep,
+    Noise,
+    Output,
+    Sample,
+    Started,
+    Step,
+    Steps,
+    Timestep,
+)
 from .discrete import DiscreteDiffusion, ProcessConfig, kept_of, same_shape
 from .noise_schedule import ZERO_SNR, Spacing, counted, wide
 from .sigma_schedule import exponential_sigmas, karras_sigmas, sigmas_at, timesteps_at
@@ -204,7 +219,7 @@ class ExplodingDiffusion(SigmaDiffusion):
         self,
         noise: Annotated[Noise, "B ..."],
         schedule: Annotated[list[Step], Fact(scheduler="@self")],
-        sample: Annotated[Sample, "B ...", SPACE] | None = None,
+        sample: Annotated[Sample, "B ...", SPACE, CLEAN] | None = None,
     ) -> Annotated[Started, "B ...", SPACE, Fact(scheduler="@self")]:
         """What the solver starts from: the noise times the first sigma (for "leading" spacing times sqrt(sigma^2 + 1)),
         or a given sample with that noise.
@@ -222,7 +237,7 @@ class ExplodingDiffusion(SigmaDiffusion):
         return Started((scale * wide(started.sample)).to(noise.dtype), None)
 
     def scale_input(
-        self, sample: Annotated[Sample, "B ...", SPACE, UNSCALED], step: Annotated[Step, Fact(scheduler="@self")]
+        self, sample: Annotated[Sample, "B ...", SPACE, UNDERWAY], step: Annotated[Step, Fact(scheduler="@self")]
     ) -> Annotated[Sample, "B ...", SPACE, SCALED]:
         """The sample as the model sees it, of unit variance: x / sqrt(sigma^2 + 1)."""
         return (wide(sample) * self._mixture(step)[0]).to(sample.dtype)
@@ -238,7 +253,7 @@ class ExplodingDiffusion(SigmaDiffusion):
         return super()._original(prediction, sample * self._mixture(step)[0], step)
 
     def add_noise(
-        self, sample: Annotated[Sample, "B ...", SPACE, CLEAN], noise: Annotated[Noise, "B ..."], timestep: Timestep
+        self, sample: Annotated[Sample, "B ...", SPACE, CLEAN], noise: Annotated[Noise, "B ..."], timestep: AnyTimestep
     ) -> Annotated[Sample, "B ...", SPACE, NOISY, UNSCALED]:
         """x_0 + sigma epsilon. timestep: 0 .. T-1, or -1 for data, where it is the identity; a number, or [B]."""
         same_shape("noise", noise, sample)

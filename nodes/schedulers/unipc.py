@@ -10,7 +10,7 @@ import numpy as np
 
 from ...authoring import Bound, Component, Fact, static
 from ...errors import PortError
-from ..kinds import SPACE, UNSCALED, Output, Prediction, Rng, Sample, State, Step, Stepped, Steps
+from ..kinds import CLEAN, SPACE, UNDERWAY, Output, Prediction, Rng, Sample, State, Step, Stepped, Steps
 from .discrete import PREDICTED, Thresholding, published_as
 from .noise_schedule import wide
 from .sigma_space import History, MultistepDiffusion, SigmaGridConfig, remembered
@@ -57,7 +57,7 @@ class UniPCState(NamedTuple):
 
 
 def unipc_weights(places: Sequence[float], length: float, bh1: bool) -> list[float]:
-    """rho_1 .. rho_p that solve R rho = b (Zhao et al. 2023, arXiv:2302.04867, eqs. 5 and 11, theorem 3.1).
+    """rho_1 .. rho_p that solve R rho = b (Zhao et al. 2023, arXiv:2302.04867, theorem 3.1).
 
     places: r_1 .. r_p, where each value was, in units of the step. length: h, negative in terms of x_0. Row n of R has
     r^(n-1), b_n = n! phi_{n+1}(h) h / B(h), with B(h) = h (bh1) or e^h - 1 (bh2).
@@ -72,7 +72,7 @@ def unipc_weights(places: Sequence[float], length: float, bh1: bool) -> list[flo
 
 
 class UniPCScheduler(MultistepDiffusion, Component, version=1):
-    """The unified predictor-corrector (Zhao et al. 2023, arXiv:2302.04867, algs. 1, 2 and 5 to 8), multistep.
+    """The unified predictor-corrector (Zhao et al. 2023, arXiv:2302.04867, algs. 1 and 2), multistep.
 
     Each call of the model first corrects the sample that the step before it predicted, then predicts the next.
     """
@@ -107,11 +107,11 @@ class UniPCScheduler(MultistepDiffusion, Component, version=1):
     def step(
         self,
         prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
+        sample: Annotated[Sample, "B ...", SPACE, UNDERWAY],
         step: Annotated[Step, Fact(scheduler="@self")],
         state: Annotated[State, Fact(scheduler="@self")],
         rng: Annotated[Rng, "B"],
-        original: Annotated[Sample, "B ...", SPACE] | None = None,
+        original: Annotated[Sample, "B ...", SPACE, CLEAN] | None = None,
     ) -> Annotated[Stepped, "B ...", SPACE, Fact(scheduler="@self")]:
         """Corrects x_t by what the model says there (UniC, alg. 1), then x_t -> x_s (UniP, alg. 2).
 
@@ -146,8 +146,8 @@ class UniPCScheduler(MultistepDiffusion, Component, version=1):
     def _moved(
         self, sample: Tensor, history: History, end: float, order: int, corrected_by: Tensor | None = None
     ) -> Tensor:
-        """x where the history's newest value is, moved to `end` by `order` values of it (arXiv:2302.04867, eqs. 3 and
-        8); with the value at `end` too, `corrected_by`, it is the corrector.
+        """x where the history's newest value is, moved to `end` by `order` values of it (arXiv:2302.04867, alg. 2);
+        with the value at `end` too, `corrected_by`, it is the corrector.
         """
         now, newest, bh1 = history.sigmas[0], history.values[0], self.config.solver_type == "bh1"
         alpha, deviation = 1 / sqrt(end**2 + 1), end / sqrt(end**2 + 1)
@@ -164,7 +164,7 @@ class UniPCScheduler(MultistepDiffusion, Component, version=1):
         slopes = [(value - newest) / place for value, place in zip(history.values[1:order], places, strict=True)]
         if corrected_by is not None:
             places, slopes = [*places, 1.0], [*slopes, corrected_by - newest]
-        # both rules of one difference take 1/2 for its weight (section 3.1), which is right to the same order
+        # both rules of one difference take 1/2 for its weight, which is right to the same order
         weights = [0.5] if len(slopes) == 1 else unipc_weights(places, length, bh1)
         gain = scale * (length if bh1 else expm1(length))
         for weight, slope in zip(weights, slopes, strict=True):

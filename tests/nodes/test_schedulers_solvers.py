@@ -336,7 +336,11 @@ def test_edm_is_the_papers_algorithm() -> None:
                 moved = x + (then - hat) * (slope + (moved - denoised(moved, then)) / then) / 2
             x = moved
         scheduler = make(
-            EDMScheduler, s_churn=float(churn), s_tmin=float(low), s_tmax=float(high), s_noise=float(scale)
+            EDMScheduler,
+            s_churn=float(churn),
+            s_tmin=float(low),
+            s_tmax=None if high == math.inf else float(high),
+            s_noise=float(scale),
         )
         schedule = scheduler.schedule(steps)
         sample, state = scheduler.start(noise.double(), schedule)

@@ -224,7 +224,7 @@ OPTIONS: list[tuple[Any, dict[str, Any], int]] = [
     *((cls, {**SD, "timestep_spacing": "leading"}, 1) for cls in (EulerScheduler, HeunScheduler, LMSScheduler, DPMSolverScheduler)),
     *((EDMScheduler, {"solver_order": 1, "prediction_type": prediction, **config}, 18)
       for prediction in ("epsilon", "v_prediction")
-      for config in ({}, CHURNED, {"sigma_schedule": "exponential", "sigma_max": 20.0, "sigma_data": 1.0},
+      for config in ({}, CHURNED, {"s_churn": 10.0}, {"sigma_schedule": "exponential", "sigma_max": 20.0, "sigma_data": 1.0},
                      {"final_sigmas_type": "sigma_min", "rho": 5.0})),
 ]  # fmt: skip
 
