@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..authoring import Component
@@ -268,17 +268,22 @@ class Checker(Bodies):
         loss = self.value(train.loss, scope, "train.loss")
         if loss.type.form not in ("any", "kind") and not compatible(loss.type, Type("scalar", "float")):
             self.fault(train.loss.place, f"train.loss: expected a scalar tensor, got {loss.type}")
-        for name in train.update:
+        written = [("update", *pair) for pair in train.update.items()] + [("save", *pair) for pair in train.save.items()]
+        for key, name, folder in written:
+            if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts:
+                self.fault(train.place, f"train.{key}: {folder!r} is not below the output folder", f"such as {name}")
             node = graph.nodes.get(name)
             value = scope.names.get(name)
             if node is None or value is None or (value.component is None and value.type != ANY):
                 near = nearest(name, [n for n, v in scope.names.items() if v.component is not None])
                 self.fault(
                     train.place,
-                    f"train.update: there is no component {name!r}",
+                    f"train.{key}: there is no component {name!r}",
                     f"did you mean {near!r}?" if near else None,
                 )
-            elif value.component is not None and not value.component.type.trainable:
+            elif key == "save" and name in train.update:
+                self.fault(train.place, f"train.save: {name} is in update, which writes it", "name it in one of them")
+            elif key == "update" and value.component is not None and not value.component.type.trainable:
                 self.fault(train.place, f"train.update: {name} ({value.component.type.name}) has no weights to train")
         stack = list(train.settings.items())
         while stack:

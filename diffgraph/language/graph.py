@@ -131,6 +131,7 @@ class Train:
     loss: Arg
     settings: dict[str, Any] = field(default_factory=dict)
     place: Place = NOWHERE
+    save: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -28,7 +28,7 @@ from .graph import (
 TOP_KEYS = ("diffgraph", "name", "summary", "requires", "inputs", "variants", "nodes", "outputs", "train")
 INPUT_KEYS = ("type", "default", "min", "max", "choices", "help", "secret", "differs")
 TRAIN_KEYS = (
-    "data", "update", "loss", "optimizer", "learning_rate", "ema", "steps", "checkpoint", "sample",
+    "data", "update", "save", "loss", "optimizer", "learning_rate", "ema", "steps", "checkpoint", "sample",
 )  # fmt: skip
 _REFERENCE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)((?:\.[A-Za-z_][A-Za-z0-9_]*)*)((?:/[^/\s]+)*)")
 
@@ -294,8 +294,10 @@ class Reader:
         data = self._train_data(tree.entries["data"].tree) if "data" in tree.entries else None
         loss = self.arg(tree.entries["loss"].tree) if "loss" in tree.entries else Lit(UNREAD, tree.place)
         update = {k: str(plain(e.tree)) for k, e in self._table(tree, "update").items()}
-        settings = {k: plain(e.tree) for k, e in tree.entries.items() if k not in ("data", "update", "loss")}
-        return Train(data or self._unreadable("data", tree), update, loss, settings, tree.place)
+        save = {k: str(plain(e.tree)) for k, e in self._table(tree, "save").items()}
+        own = ("data", "update", "save", "loss")
+        settings = {k: plain(e.tree) for k, e in tree.entries.items() if k not in own}
+        return Train(data or self._unreadable("data", tree), update, loss, settings, tree.place, save)
 
     def _train_data(self, tree: Tree) -> Node | None:
         as_name = ""

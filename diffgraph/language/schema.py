@@ -115,6 +115,7 @@ class Train(Strict):
 
     data: dict[str, Any] = Field(description="A node that gives batches, and `as`, their name in the graph.")
     update: dict[str, str] = Field(description="The components that are trained, and the folder of each.")
+    save: dict[str, str] = Field({}, description="Other components that are written, and the folder of each.")
     loss: Reference
     optimizer: dict[str, Any] | str = {}
     learning_rate: dict[str, Any] | float | str = 1e-4

@@ -92,8 +92,9 @@ def document_plain(graph: GraphDocument) -> dict[str, Any]:
         out["outputs"] = _args_plain(graph.outputs)
     if graph.train is not None:
         data = node_plain(graph.train.data) | {"as": graph.train.data.as_name}
-        settings = graph.train.settings
-        out["train"] = {"data": data, "update": graph.train.update, "loss": arg_plain(graph.train.loss), **settings}
+        save = {"save": graph.train.save} if graph.train.save else {}
+        settings = save | {"loss": arg_plain(graph.train.loss)} | graph.train.settings
+        out["train"] = {"data": data, "update": graph.train.update, **settings}
     return out
 
 
@@ -117,6 +118,8 @@ def graph_hash(graph: GraphDocument, include: Callable[[str], str], live: Callab
     if graph.train is not None:
         update = {folder: names.get(name, name) for name, folder in graph.train.update.items()}
         parts.append([sorted(update.items()), _arg_digest(graph.train.loss, names), graph.train.settings])
+        if graph.train.save:
+            parts.append(sorted((folder, names.get(name, name)) for name, folder in graph.train.save.items()))
     return _digest("graph", *parts, sorted(names[name] for name in graph.nodes))
 
 

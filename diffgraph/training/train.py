@@ -41,7 +41,8 @@ class Trainer:
     """One training: its data, its program, what it updates, and its folder.
 
     The folder holds `log.jsonl` (step, loss, learning rate), `checkpoint/` (all that resuming needs), and one folder
-    for each component of `update`, in the published layout, with the moving average of the weights.
+    for each component of `update`, in the published layout, with the moving average of the weights. Components of
+    `save` have folders too; those without weights that neither names, such as a scheduler, are written into each.
     """
 
     def __init__(
@@ -99,7 +100,13 @@ class Trainer:
             if isinstance(module, torch.nn.Module):
                 module.requires_grad_(handle.key in trained)
                 module.train(handle.key in trained)
-        self.beside = {h.key: h for h in planner.handles.values() if not h.kind.trainable}
+        self.saved: list[tuple[str, Handle]] = []
+        for name, folder in train.save.items():
+            handle = names[name]
+            assert isinstance(handle, Handle)
+            self.saved.append((folder, handle))
+        apart = {handle.key for _, handle in self.saved}
+        self.beside = {h.key: h for h in planner.handles.values() if not h.kind.trainable and h.key not in apart}
         modules = {name: handle.get() for name, handle in self.parts.items()}
         self.parameters = {f"{name}.{key}": p for name, part in modules.items() for key, p in part.named_parameters()}
         self.buffers = {f"{name}.{key}": b for name, part in modules.items() for key, b in part.named_buffers()}
@@ -302,12 +309,14 @@ class Trainer:
         with uninterrupted():
             tensors = {name: t.detach().cpu().contiguous() for name, t in self._state().items()}
             write_checkpoint(self.out / "checkpoint", tensors, {"step": self.step, "identity": self.identity})
-            for name, folder in self.train.update.items():
-                try:
+            try:
+                for name, folder in self.train.update.items():
                     self._save_part(name, self.out / folder)
-                except (OSError, WeightsError) as error:
-                    hint = f"the checkpoint of step {self.step} is whole: the same command goes on from it"
-                    raise StoreError(f"the weights cannot be written: {error}", hint=hint) from None
+                for folder, handle in self.saved:
+                    handle.get().save_pretrained(self.out / folder)
+            except (OSError, WeightsError) as error:
+                hint = f"the checkpoint of step {self.step} is whole: the same command goes on from it"
+                raise StoreError(f"the weights cannot be written: {error}", hint=hint) from None
         self.emit(Event("note", CHECKPOINT, self.step, text=f"checkpoint at step {self.step}"))
 
     def _save_part(self, name: str, folder: Path) -> None:

@@ -81,6 +81,7 @@ outputs: {value: $same}
 train:
   data: {node: arith.Lexicon, folder: $data, as: batch}
   update: {value: folder}
+  save: {same: folder/same}
   loss: $value
   steps: 10
 """

@@ -288,6 +288,27 @@ def test_a_folder_that_cannot_be_made(data: Path, tmp_path: Path) -> None:
         train(document(tmp_path), {"data": data}, out=tmp_path / "file" / "out", options=CPU)
 
 
+def test_parts_are_saved_where_the_graph_says(data: Path, tmp_path: Path) -> None:
+    """`save` names the folder of a part without weights, and writes a part that is not trained as it is."""
+    graph = document(tmp_path, "ema: 0.9\nsave: {scheduler: parts/scheduler, still: parts/still}\n")
+    text = (tmp_path / "tiny.yaml").read_text()
+    still = text[text.index("    node: UNet2D") : text.index("  scheduler:")]
+    added = f"  still:\n{still}    init_seed: 5\n  other:      {{call: $still, sample: $noisy, timestep: $timesteps.timestep}}\n"
+    added += "  twice:      {node: SquaredError, prediction: $other, target: $target}\n"
+    added += "  both:       {node: AddLoss, loss: $loss, other: $twice}\n"
+    (tmp_path / "tiny.yaml").write_text(
+        text.replace("train:\n", f"{added}train:\n").replace("loss: $loss\n  st", "loss: $both\n  st")
+    )
+    graph = Graph.load(tmp_path / "tiny.yaml")
+    out = train(graph, {"data": data, "steps": 2}, out=tmp_path / "out", options=CPU)
+    assert not (out / "scheduler_config.json").exists()
+    assert (out / "parts/scheduler/scheduler_config.json").is_file()
+    first = load_file(out / "parts/still/diffusion_pytorch_model.safetensors")
+    assert not same(first, weights(out))
+    again = train(graph, {"data": data, "steps": 3}, out=tmp_path / "again", options=CPU)
+    assert same(first, load_file(again / "parts/still/diffusion_pytorch_model.safetensors"))
+
+
 # --- another training ------------------------------------------------------------------------------------------------
 
 
