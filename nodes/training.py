@@ -11,8 +11,8 @@ from typing import Annotated, Literal, NamedTuple
 
 from ..authoring import Bound, Fact, node
 from ..errors import PortError
-from .draw import normal, uniform
-from .kinds import SPACE, Image, Loss, Output, Prediction, Rng, Weight
+from .draw import normal, uniform, whole
+from .kinds import SPACE, DrawnTimesteps, Image, Loss, Output, Prediction, Rng, Weight
 
 OF_KIND = Fact(prediction="?prediction", schedule="?schedule")
 
@@ -117,3 +117,15 @@ def noise_augment(
     noise, rng = normal(rng, image.shape[1:])
     added = (max_sigma * sigma)[:, None, None, None] * noise
     return Augmented(image + added.to(image), rng)
+
+
+@node("RandomTimesteps", version=1)
+def random_timesteps(rng: Annotated[Rng, "B"], count: Annotated[int, Bound(ge=1)]) -> DrawnTimesteps:
+    """Draws t ~ Uniform{0 .. count-1} for each image, one draw of each stream: how noisy a low-resolution image is,
+    where the network is told (Saharia et al. 2022, arXiv:2205.11487, section 2.4).
+
+    count: the T of the schedule for all of its noise levels, as the paper has it; less leaves out the noisiest, which no
+    sampling asks for. For the timesteps of a denoiser there is `scheduler.random_timesteps`, which knows T.
+    """
+    timestep, after = whole(rng, count)
+    return DrawnTimesteps(timestep, after)

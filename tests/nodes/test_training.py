@@ -9,7 +9,14 @@ from diffgraph.errors import PortError
 from diffgraph.nodes.draw import normal, seeded, uniform
 from diffgraph.nodes.kinds import Prediction
 from diffgraph.nodes.schedulers.ddpm import DDPMConfig, DDPMScheduler
-from diffgraph.nodes.training import add_loss, hybrid_loss, noise_augment, reconstruction_error, squared_error
+from diffgraph.nodes.training import (
+    add_loss,
+    hybrid_loss,
+    noise_augment,
+    random_timesteps,
+    reconstruction_error,
+    squared_error,
+)
 
 
 def test_timesteps_are_uniform_and_leave_the_streams_advanced() -> None:
@@ -89,6 +96,20 @@ def test_noise_augment_adds_noise_of_a_strength_drawn_for_each_image() -> None:
 def test_noise_augment_wants_a_stream_an_image() -> None:
     with pytest.raises(PortError, match="one each is needed"):
         noise_augment(torch.zeros(2, 3, 4, 4), seeded([0]))
+
+
+def test_random_timesteps_are_uniform_below_the_count() -> None:
+    rng = seeded(range(4000))
+    drawn = random_timesteps(rng, count=10)
+    assert drawn.timestep.dtype == torch.int64
+    counts = torch.bincount(drawn.timestep, minlength=10)
+    assert len(counts) == 10
+    assert int(counts.min()) > 300
+    scheduler = DDPMScheduler(DDPMConfig(num_train_timesteps=10))
+    assert torch.equal(drawn.timestep, scheduler.random_timesteps(rng).timestep)
+    alone = random_timesteps(seeded([7]), count=10)
+    assert alone.timestep[0] == drawn.timestep[7]
+    assert torch.equal(alone.rng.states[0], drawn.rng.states[7])
 
 
 def test_reconstruction_error_is_the_mean_of_each_image() -> None:
