@@ -223,31 +223,34 @@ def test_gradient_of_a_score(tmp_path: Path, glide_parts: Path, parts: Parts) ->
     assert distance(ours) < distance(run(0.0))
 
 
-def test_hand_off(tmp_path: Path) -> None:
-    """8-bit pixels, enlarged, then noised by the next stage's schedule; the level goes on beside them."""
+@pytest.mark.parametrize(("rounds", "align_corners"), [(True, False), (False, True)])
+def test_hand_off(rounds: bool, align_corners: bool, tmp_path: Path) -> None:
+    """8-bit pixels, or as they are, enlarged, then noised by the next stage's schedule; the level goes on beside them."""
     file = tmp_path / "user.yaml"
     file.write_text(
-        """
+        f"""
 diffgraph: 1
 name: user
-inputs: {image: {type: Image}}
+inputs: {{image: {{type: Image}}}}
 nodes:
-  scheduler: {node: DDPMScheduler}
-  rng: {node: Rng, seed: 3}
+  scheduler: {{node: DDPMScheduler}}
+  rng: {{node: Rng, seed: 3}}
   handed:
     graph: pkg://diffgraph/samplers/hand_off.yaml
     image: $image
     height: 16
     width: 16
+    rounds: {str(rounds).lower()}
+    align_corners: {str(align_corners).lower()}
     scheduler: $scheduler
     level: 250
     rng: $rng
-outputs: {low_res: $handed.low_res, level: $handed.level}
+outputs: {{low_res: $handed.low_res, level: $handed.level}}
 """.lstrip()
     )
     made = Lab(tmp_path / "cache").run(file, Options(device="cpu"), image=picture())
-    rounded = ((picture() + 1) * 127.5).round() / 127.5 - 1
-    large = interpolate(rounded, (16, 16), mode="bilinear")
+    small = ((picture() + 1) * 127.5).round() / 127.5 - 1 if rounds else picture()
+    large = interpolate(small, (16, 16), mode="bilinear", align_corners=align_corners)
     noise, _ = normal(seeded([3]), (3, 16, 16))
     level = float(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64).neg().add(1).cumprod(0)[250])
     torch.testing.assert_close(made["low_res"], level**0.5 * large + (1 - level) ** 0.5 * noise, rtol=0, atol=TOLERANCE)
