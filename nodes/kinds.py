@@ -27,7 +27,9 @@ Score = Annotated[Tensor, Kind("Score")]  # [B], to be made large: what guidance
 Loss = Annotated[Tensor, Kind("Loss")]  # to be made small: a scalar, or [B], one an image
 Weight = Annotated[Tensor, Kind("Weight")]  # [B], one factor an image, for a loss; or [1], the same for all
 AnyTimestep = Annotated[int | float | Tensor, Kind("AnyTimestep")]  # a Timestep, or -1 for data: where a step ends
-Timestep = Annotated[int | float | Tensor, Kind("Timestep", of="AnyTimestep")]  # training index 0..T-1: one for all, or [B]
+Timestep = Annotated[
+    int | float | Tensor, Kind("Timestep", of="AnyTimestep")
+]  # training index 0..T-1: one for all, or [B]
 Steps = Annotated[int | str, Kind("Steps")]  # a count, or a respacing such as "fast27"
 Condition = Annotated[Any, Kind("Condition")]  # a record of tensors with 1 or B rows, made by `model.condition`
 State = Annotated[Any, Kind("State")]  # what a solver remembers between steps
@@ -37,6 +39,8 @@ UNSCALED = Fact(scaled="no", derivative="no")  # as the solver keeps it
 SCALED = Fact(scaled="yes", derivative="no")  # as the model sees it, made by `scheduler.scale_input`
 CLEAN = Fact(level="clean")  # x_0
 NOISY = Fact(level="noisy")  # x_t, made by `scheduler.add_noise`
+UNDERWAY = Fact(scaled="no", derivative="no", level="noisy")  # x_t of a solver's step: no picture, no gradient
+FACTOR = Fact(quantity="factor")  # a number to multiply by, not an index, a count or a noise level
 SPACE = Fact(space="?space")  # pixels, or the latents of one autoencoder: the same in all ports of one use
 
 LATENTS = "latent of $latent_channels channels, scale $scaling_factor"  # the space of an autoencoder with this config
@@ -80,17 +84,17 @@ class Step(NamedTuple):
     """One step of a schedule.
 
     `index` is its place in the whole schedule of `count` steps, from 0 (image to image starts later); `timestep` is
-    what the model sees; `next` is where the step ends, -1 for data. `sigma` is the noise level there, sqrt(1 -
+    what the model sees; `next` is where the step ends, -1 for data (-inf where timesteps are log(sigma) / 4). `sigma` is the noise level there, sqrt(1 -
     alpha_cumprod) / sqrt(alpha_cumprod), and `next_sigma` the one where it ends, 0 for data: solvers of the
     probability flow work in these.
     """
 
-    index: int  # type: ignore[assignment]  # hides tuple.index
+    index: Annotated[int, Fact(quantity="index")]  # type: ignore[assignment]  # hides tuple.index
     timestep: Timestep
     next: Annotated[int | float, Kind("NextTimestep", of="AnyTimestep")]
-    count: int  # type: ignore[assignment]  # hides tuple.count
-    sigma: float
-    next_sigma: float
+    count: Annotated[int, Fact(quantity="count")]  # type: ignore[assignment]  # hides tuple.count
+    sigma: Annotated[float, Fact(quantity="sigma")]
+    next_sigma: Annotated[float, Fact(quantity="sigma")]
 
 
 class Started(NamedTuple):
@@ -109,7 +113,7 @@ class Stepped(NamedTuple):
 
 
 class DrawnTimesteps(NamedTuple):
-    """`timestep` [B] int64, and the streams after drawing them."""
+    """`timestep` [B], as the model sees it: int64, or float32 in continuous time; and the streams after drawing them."""
 
     timestep: Annotated[Timestep, "B"]
     rng: Annotated[Rng, "B"]
@@ -139,30 +143,30 @@ class Scheduler(Protocol):
         self,
         noise: Annotated[Noise, "B ..."],
         schedule: Annotated[list[Step], Fact(scheduler="@self")],
-        sample: Annotated[Sample, "B ...", SPACE] | None = None,
+        sample: Annotated[Sample, "B ...", SPACE, CLEAN] | None = None,
     ) -> Annotated[Started, "B ...", SPACE, Fact(scheduler="@self")]: ...
 
     def scale_input(
-        self, sample: Annotated[Sample, "B ...", SPACE, UNSCALED], step: Annotated[Step, Fact(scheduler="@self")]
+        self, sample: Annotated[Sample, "B ...", SPACE, UNDERWAY], step: Annotated[Step, Fact(scheduler="@self")]
     ) -> Annotated[Sample, "B ...", SPACE, SCALED]: ...
 
     def original(
         self,
         prediction: Annotated[Prediction, "B ...", SPACE],
-        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
+        sample: Annotated[Sample, "B ...", SPACE, UNDERWAY],
         step: Annotated[Step, Fact(scheduler="@self")],
-    ) -> Annotated[Sample, "B ...", SPACE]: ...
+    ) -> Annotated[Sample, "B ...", SPACE, CLEAN]: ...
 
     def step(
         self,
         prediction: Annotated[Prediction, "B ...", SPACE],
-        sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
+        sample: Annotated[Sample, "B ...", SPACE, UNDERWAY],
         step: Annotated[Step, Fact(scheduler="@self")],
         state: Annotated[State, Fact(scheduler="@self")],
         rng: Annotated[Rng, "B"],
-        original: Annotated[Sample, "B ...", SPACE] | None = None,
+        original: Annotated[Sample, "B ...", SPACE, CLEAN] | None = None,
     ) -> Annotated[Stepped, "B ...", SPACE, Fact(scheduler="@self")]: ...
 
     def add_noise(
-        self, sample: Annotated[Sample, "B ...", SPACE], noise: Annotated[Noise, "B ..."], timestep: AnyTimestep
-    ) -> Annotated[Sample, "B ...", SPACE]: ...
+        self, sample: Annotated[Sample, "B ...", SPACE, CLEAN], noise: Annotated[Noise, "B ..."], timestep: AnyTimestep
+    ) -> Annotated[Sample, "B ...", SPACE, NOISY]: ...
