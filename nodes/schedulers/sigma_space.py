@@ -70,9 +70,11 @@ class History(NamedTuple):
 
 
 def remembered(state: History | None, value: Tensor, sigma: float, length: int) -> History:
-    """The history with one more value, of which the newest `length` are kept."""
+    """The history with one more value, of which the newest `length` are kept. A run in half precision keeps it in that;
+    it is computed with in float32.
+    """
     values, sigmas = (state.values, state.sigmas) if state is not None else ([], [])
-    return History([value, *values][:length], [sigma, *sigmas][:length])
+    return History([value, *map(wide, values)][:length], [sigma, *sigmas][:length])
 
 
 def final_order(step: Step, known: int) -> int:

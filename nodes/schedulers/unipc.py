@@ -121,7 +121,7 @@ class UniPCScheduler(MultistepDiffusion, Component, version=1):
         config, x = self.config, wide(sample)
         value = self._value(prediction, x, step, original)
         if state is not None and step.index - 1 not in config.disable_corrector:
-            before = History(state.values, state.sigmas)
+            before = History([wide(each) for each in state.values], state.sigmas)
             x = self._moved(wide(state.sample), before, step.sigma, state.order, value)
         history = remembered(
             None if state is None else History(state.values, state.sigmas), value, step.sigma, config.solver_order

@@ -38,7 +38,7 @@ from diffgraph.nodes.schedulers.sigma_schedule import (
 )
 from diffgraph.nodes.schedulers.unipc import UniPCScheduler
 from diffgraph.session import Options
-from diffgraph.values import leaves
+from diffgraph.values import leaves, tree_map
 from diffgraph.weights.loading import init_module
 from tests.engine.lab import Lab
 from tests.parity import agree
@@ -738,3 +738,18 @@ def test_one_changed_line(cls: Any, weights: Path, tmp_path: Path) -> None:
             sample, state, rng = scheduler.step(prediction, sample, step, state, rng)
     assert torch.equal(image, sample)
     assert float(image.std()) > 0.1
+
+
+@each
+def test_a_state_in_half_precision(scheduler: Any) -> None:
+    """As a run in half precision keeps it: computed with in float32, so that sums of it lose no more than it did."""
+    noise, rng = normal(seeded([1, 2]), (3, 4, 4))
+    schedule = scheduler.schedule(8)
+    sample, state = scheduler.start(noise, schedule)
+    for step in schedule:
+        prediction = Prediction(torch.sin(1.3 * scheduler.scale_input(sample, step) + float(step.timestep) / 200))
+        halved = tree_map(lambda x: x.half() if isinstance(x, Tensor) else x, state)
+        rounded = scheduler.step(prediction, sample, step, halved, rng).sample
+        sample, state, rng = scheduler.step(prediction, sample, step, state, rng)
+        assert rounded.dtype == torch.float32
+        assert float((rounded - sample).abs().max() / sample.abs().max()) < 5e-3
