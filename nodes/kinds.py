@@ -84,9 +84,9 @@ class Step(NamedTuple):
     """One step of a schedule.
 
     `index` is its place in the whole schedule of `count` steps, from 0 (image to image starts later); `timestep` is
-    what the model sees; `next` is where the step ends, -1 for data (-inf where timesteps are log(sigma) / 4). `sigma` is the noise level there, sqrt(1 -
-    alpha_cumprod) / sqrt(alpha_cumprod), and `next_sigma` the one where it ends, 0 for data: solvers of the
-    probability flow work in these.
+    what the model sees; `next` is where the step ends, -1 for data (-inf where timesteps are log(sigma) / 4). `sigma`
+    is the noise level there, sqrt(1 - alpha_cumprod) / sqrt(alpha_cumprod), and `next_sigma` the one where it ends, 0
+    for data: solvers of the probability flow work in these.
     """
 
     index: Annotated[int, Fact(quantity="index")]  # type: ignore[assignment]  # hides tuple.index
