@@ -191,7 +191,7 @@ class Patches(nn.Module):
         place = torch.arange(side, device=x.device)
         waves = sinusoid(place, tokens.shape[1] // 2, cosine_first=False, frequency_shift=0)  # H/P D/2
         table = torch.cat([waves.repeat(side, 1), waves.repeat_interleave(side, dim=0)], dim=1)  # L D, column first
-        out: Tensor = tokens.flatten(2).transpose(1, 2) + table.to(x.dtype)
+        out: Tensor = tokens.flatten(2).transpose(1, 2).contiguous() + table.to(x.dtype)
         return out
 
 
