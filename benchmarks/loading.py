@@ -36,6 +36,7 @@ CONFIG = {
     "attention_head_dim": None,
 }
 FILE = "diffusion_pytorch_model.safetensors"
+TIME, MEMORY = 1.1, 1.05  # targets: to the least, and peak memory to the weights
 
 
 def status(key: str) -> int:
@@ -135,13 +136,22 @@ def main() -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
             rows[name] = json.loads(done.stdout.splitlines()[-1])
         times = together(str(folder), arguments.rounds)
-    print(f"{rows['ours']['size'] / 1e9:.2f} GB of weights, one thread, {arguments.rounds} rounds")
-    print(f"{'':12}{'first load':>12}{'again':>12}{'fastest':>12}{'to least':>10}{'peak memory':>14}")
+    print(f"{rows['ours']['size'] / 1e9:.2f} GB of weights, one thread, {arguments.rounds} rounds\n")
+    print("| | first load, s | again, s | fastest, s | to the least | target | peak memory | target | met |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    met = True
     for name, row in rows.items():
         ratio = statistics.median(mine / best for mine, best in zip(times[name], times["least"], strict=True))
         shown = row["first"], statistics.median(times[name]), min(times[name])
-        columns = "".join(f"{value:10.3f} s" for value in shown)
-        print(f"{name:12}{columns}{ratio:9.2f}x{row['memory']:13.3f}x")
+        columns = " | ".join(f"{value:.3f}" for value in shown)
+        targets = [""] * 3
+        if name == "ours":
+            met = ratio <= TIME and row["memory"] <= MEMORY
+            targets = [f"{TIME}", f"{MEMORY}", "yes" if met else "NO"]
+        print(
+            f"| {name} | {columns} | {ratio:.2f} | {targets[0]} | {row['memory']:.3f} | {targets[1]} | {targets[2]} |"
+        )
+    print("\nevery target was met" if met else "\na target was missed")
 
 
 def make(folder: Path) -> None:
