@@ -1,4 +1,4 @@
-"""Pictures: reading image files into [1, 3, H, W] in [-1, 1], and writing PNG files that carry text.
+"""Pictures: reading image files into [1, 3, H, W] in [-1, 1], or masks, and writing PNG files that carry text.
 
 Imports neither torch nor Pillow at module level. Files are judged by their content, never by their name.
 """
@@ -9,18 +9,20 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 
 from ..authoring import Fact, carrier, reader, writer
 from ..errors import InputError, PortError
-from .kinds import Image
+from .kinds import Image, Mask
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
+
+T = TypeVar("T")
 
 MAX_PIXELS = 64 * 2**20
 MAX_TEXT_BYTES = 16 * 2**20
@@ -37,7 +39,38 @@ def read_image(data: bytes) -> Annotated[Image, "1 3 H W", Fact(space="pixel")]:
     InputError where it is not a PNG, JPEG, WebP, BMP or GIF, is damaged or cut short, is animated, or has more than 64
     Mi pixels, which is known before anything is decoded.
     """
-    import torch
+
+    def in_range(values: Any) -> Image:
+        import torch
+
+        image = torch.empty(1, 3, *values.shape[:2])
+        image[0] = torch.from_numpy(values).permute(2, 0, 1)
+        return image.div_(127.5).sub_(1)
+
+    return _decoded(data, in_range)
+
+
+@reader("Mask", suffixes=(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"))
+def read_mask(data: bytes) -> Annotated[Mask, "1 1 H W"]:
+    """A picture as a mask, float32 [1, 1, H, W] in [0, 1]: 1, which is repainted, where it is white or transparent, and 0
+    where it is black. Colours count by their luma (0.299 R + 0.587 G + 0.114 B).
+
+    Raises InputError as read_image does.
+    """
+
+    def luma(values: Any) -> Mask:
+        import torch
+
+        share = np.array((0.299, 0.587, 0.114) if values.shape[2] == 3 else (1.0,), dtype=np.float32) / 255
+        return torch.from_numpy((values @ share).clip(0, 1))[None, None]
+
+    return _decoded(data, luma)
+
+
+def _decoded(data: bytes, convert: Callable[[Any], T]) -> T:
+    """What `convert` makes of a picture on white, in 0..255: uint8 [H, W, 3], or float32 [H, W, 1] where it is grey of 16
+    bits.
+    """
     from PIL import Image as pillow
     from PIL import ImageOps, UnidentifiedImageError
 
@@ -49,8 +82,8 @@ def read_image(data: bytes) -> Annotated[Image, "1 3 H W", Fact(space="pixel")]:
                 if file.format == "PNG":
                     _check_rows(data)
                 file.load()
-                values = _rgb(ImageOps.exif_transpose(file))  # H W 3, or H W 1
-        image = torch.empty(1, 3, *values.shape[:2])
+                values = _rgb(ImageOps.exif_transpose(file))
+        return convert(values)
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -61,8 +94,6 @@ def read_image(data: bytes) -> Annotated[Image, "1 3 H W", Fact(space="pixel")]:
         raise InputError("the picture does not fit in memory", hint="make it smaller first") from None
     except Exception as error:  # a decoder may raise anything at damaged data
         raise InputError(f"the picture is damaged: {error}", hint="open it in a viewer and save it again") from None
-    image[0] = torch.from_numpy(values).permute(2, 0, 1)
-    return image.div_(127.5).sub_(1)
 
 
 def _check_size(file: Picture) -> None:

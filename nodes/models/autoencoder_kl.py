@@ -86,16 +86,17 @@ class AutoencoderKL(Autoencoder, version=1):
         return self._scaled(self.posterior(image).mean).to(image.dtype)
 
     def encode_sample(
-        self, image: Annotated[Image, "B in_channels factor*H factor*W", IN_PIXELS], rng: Annotated[Rng, "B"]
+        self, image: Annotated[Image, "N in_channels factor*H factor*W", IN_PIXELS], rng: Annotated[Rng, "B"]
     ) -> Annotated[Encoded, "B latent_channels H W"]:
         """Latents drawn from the posterior, z = mean + exp(logvar / 2) * epsilon, scaled; and its distance from normal.
 
-        Draws epsilon in fp32, one stream an image. Raises PortError as `encode` does, and where there is not one stream
-        an image.
+        image: one for all streams, or one each. Draws epsilon in fp32. Raises PortError as `encode` does, and for
+        another number of images.
         """
-        if len(rng.states) != image.shape[0]:
-            raise PortError("rng", f"{len(rng.states)} streams for {image.shape[0]} images; one each is needed")
-        mean, logvar = self.posterior(image)
+        rows = len(rng.states)
+        if image.shape[0] not in (1, rows):
+            raise PortError("rng", f"{rows} streams for {image.shape[0]} images; one each is needed, or one image")
+        mean, logvar = (part.expand(rows, -1, -1, -1) for part in self.posterior(image))
         noise, rng = normal(rng, mean.shape[1:])
         latents = mean + (logvar / 2).exp() * noise.to(mean)
         kl = (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(dim=1) / 2  # B

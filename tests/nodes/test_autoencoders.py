@@ -265,6 +265,16 @@ def test_a_draw_from_the_posterior() -> None:
 
 
 @torch.no_grad()
+def test_one_image_is_drawn_for_each_stream() -> None:
+    model, image = random(KL), noise(1, 3, 16, 16)
+    together = model.encode_sample(image, seeded([7, 8]))
+    assert together.kl.shape == (2,)
+    for row, seed in enumerate([7, 8]):
+        alone = model.encode_sample(image, seeded([seed])).sample
+        torch.testing.assert_close(together.sample[row : row + 1], alone, rtol=0, atol=0)
+
+
+@torch.no_grad()
 def test_the_variance_is_clamped() -> None:
     model = random(KL)
     model.quant_conv.bias[4:6] = 1e4

@@ -16,7 +16,7 @@ from PIL import Image as pillow
 from PIL.PngImagePlugin import PngInfo
 
 from diffgraph.errors import InputError, PortError
-from diffgraph.nodes.images import MAX_PIXELS, read_image, read_metadata, write_image
+from diffgraph.nodes.images import MAX_PIXELS, read_image, read_mask, read_metadata, write_image
 
 
 def encoded(picture: pillow.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -332,3 +332,35 @@ def test_interlaced() -> None:
     assert read_image(interlaced(body)).unique().tolist() == [pytest.approx(128 / 127.5 - 1, abs=1e-6)]
     with pytest.raises(InputError, match="ends before its last row"):
         read_image(interlaced(body[:-1]))
+
+
+# --- masks ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_mask_is_1_where_its_picture_is_white() -> None:
+    mask = read_mask(encoded(pillow.fromarray(np.array([[0, 255, 51]], dtype=np.uint8))))
+    assert (mask.dtype, mask.shape) == (torch.float32, (1, 1, 1, 3))
+    torch.testing.assert_close(mask[0, 0, 0], torch.tensor([0, 1, 0.2]), rtol=0, atol=1e-6)
+    assert read_mask(encoded(pillow.new("RGB", (2, 2), "white"))).max() <= 1
+
+
+def test_a_mask_counts_colours_by_their_luma() -> None:
+    mask = read_mask(encoded(pillow.fromarray(COLOURS)))
+    expected = COLOURS @ np.array([0.299, 0.587, 0.114]) / 255
+    np.testing.assert_allclose(mask[0, 0].numpy(), expected, atol=1e-6)
+
+
+def test_what_is_transparent_is_repainted() -> None:
+    picture = pillow.new("RGBA", (2, 1), (0, 0, 0, 255))
+    picture.putpixel((1, 0), (0, 0, 0, 0))
+    assert read_mask(encoded(picture))[0, 0, 0].tolist() == [0, 1]
+
+
+def test_a_mask_of_16_bits() -> None:
+    grey = pillow.fromarray(np.array([[0, 65535]], dtype=np.uint16))
+    assert read_mask(encoded(grey))[0, 0, 0].tolist() == [0, 1]
+
+
+def test_what_is_no_picture_is_no_mask() -> None:
+    with pytest.raises(InputError, match="no picture"):
+        read_mask(b"white")

@@ -1,0 +1,73 @@
+"""Pictures and masks as a model takes them: brought to its size, and with what is repainted taken out. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from ..authoring import Bound, Fact, node
+from ..errors import PortError
+from .kinds import Image, Mask
+
+T = TypeVar("T")
+
+
+def fit_shapes(image: Any, shape: Any, factor: Any = 1) -> tuple[Any, ...]:
+    """The dimensions of a Fit: rows and channels of `image`, and `factor` times the height and width of `shape`."""
+    return (image[0], image[1], shape[-2] * factor, shape[-1] * factor)
+
+
+@node("Fit", version=1, shapes=fit_shapes)
+def fit(
+    image: Annotated[T, "B C H W"],
+    shape: list[Annotated[int, Bound(ge=1)]],
+    factor: Annotated[int, Bound(ge=1)] = 1,
+    mode: Literal["smooth", "nearest"] = "smooth",
+) -> T:
+    """The middle of a picture or mask, as large as a model takes it: [B, C, factor * shape[-2], factor * shape[-1]].
+
+    shape: of the model's samples, such as `$unet.sample_shape`. factor: how many pixels a side of a latent stands for,
+    such as `$autoencoder.factor`; 1 for pixels. What stands out over the wanted ratio of height and width is cut off,
+    as much on both sides; the rest is resized. mode: "smooth" averages where it shrinks, interpolates bicubically where
+    it grows, and stays within the range of the picture; "nearest" takes the pixel at the centre. A picture of that size
+    stays as it is. Raises PortError where it is not [B, C, H, W] or shape names no height and width.
+    """
+    from torch.nn.functional import interpolate
+
+    picture: Any = image
+    if picture.ndim != 4 or 0 in picture.shape:
+        raise PortError("image", f"shape {list(picture.shape)}; expected [B, C, H, W]")
+    if len(shape) < 2:
+        raise PortError("shape", f"got {shape}; expected a height and a width, such as $unet.sample_shape")
+    wanted = height, width = factor * shape[-2], factor * shape[-1]
+    rows, columns = picture.shape[2:]
+    if (rows, columns) == wanted:
+        return image
+    kept_rows = max(1, min(rows, round(columns * height / width)))
+    kept_columns = max(1, min(columns, round(rows * width / height)))
+    top, left = (rows - kept_rows) // 2, (columns - kept_columns) // 2
+    part = picture[:, :, top : top + kept_rows, left : left + kept_columns]
+    if mode == "nearest":
+        return interpolate(part, wanted, mode="nearest-exact")  # type: ignore[no-any-return]
+    resized: Any = interpolate(part.float(), wanted, mode="bicubic", antialias=True).to(part.dtype)
+    return resized.clamp(part.min(), part.max())  # type: ignore[no-any-return]
+
+
+@node("Erase", version=1)
+def erase(
+    image: Annotated[Image, "B C H W", Fact(space="pixel")],
+    mask: Annotated[Mask, "M 1 H W"],
+) -> Annotated[Image, "B C H W", Fact(space="pixel")]:
+    """A picture that is grey, 0 in [-1, 1], where the mask is 0.5 or more: what an inpainting model is shown of it.
+
+    mask: of the picture's height and width; one for all pictures, or one each. Raises PortError where it is not.
+    """
+    if tuple(mask.shape) not in {(rows, 1, *image.shape[2:]) for rows in (1, image.shape[0])}:
+        raise PortError("mask", f"shape {list(mask.shape)}; expected [1 or B, 1, H, W] of {list(image.shape)}")
+    kept: Image = image * (mask < 0.5).to(image.dtype)
+    return kept
+
+
+@node("Binary", version=1)
+def binary(mask: Annotated[Mask, "B 1 H W"]) -> Annotated[Mask, "B 1 H W"]:
+    """A mask that is 1 where it was 0.5 or more, and 0 elsewhere."""
+    return (mask >= 0.5).to(mask.dtype)
