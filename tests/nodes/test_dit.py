@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffgraph.errors import InputError, PortError, WeightsError
+from diffgraph import Graph
+from diffgraph.errors import CheckFailed, InputError, PortError, WeightsError
 from diffgraph.nodes.kinds import Prediction
 from diffgraph.nodes.models.dit import DiT, DiTCondition, DiTConfig
 from diffgraph.weights.config import fields_of, parse_config
@@ -365,3 +366,57 @@ def test_labels_that_are_refused(label: Any, message: str) -> None:
     with pytest.raises(PortError, match=message) as error:
         DiT(SMALL).condition(label)
     assert error.value.port == "label"
+
+
+DOCUMENT = """
+diffgraph: 1
+name: classes
+inputs:
+  label: {type: int, default: 3, min: 0}
+  num_images: {type: int, default: 2, min: 1}
+nodes:
+  dit: {node: DiT, num_attention_heads: 2, attention_head_dim: 4, num_layers: 1, sample_size: 4, num_embeds_ada_norm: 5}
+  scheduler: {node: DDIMScheduler}
+  class: {call: $dit.condition, label: [$label]}
+  none: {call: $dit.condition}
+  rng: {node: Rng, seed: 0, batch: $num_images}
+  sampled:
+    graph: pkg://diffgraph/samplers/guided.yaml
+    model: $dit
+    scheduler: $scheduler
+    condition: $class
+    uncondition: $none
+    guidance_scale: 4.0
+    steps: 2
+    rng: $rng
+outputs: {sample: $sampled.sample}
+"""
+
+
+def graph(tmp_path: Path, text: str) -> Graph:
+    place = tmp_path / "classes.yaml"
+    place.write_text(text)
+    return Graph.load(place)
+
+
+def test_in_a_graph(tmp_path: Path) -> None:
+    """One class for all images, or one each; beside no class at all."""
+    assert graph(tmp_path, DOCUMENT)(label=4).sample.shape == (2, 4, 4, 4)
+    each = DOCUMENT.replace("[$label]", "[$label, 1]")
+    assert graph(tmp_path, each)().sample.shape == (2, 4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[$label]", "$label", "expected list of int, got 3"),
+        ("[$label]", "[3.5]", "expected int, got 3.5"),
+        ("[$label]", "[-1]", "-1 must be at least 0"),
+        ("[$label]", "[red]", "expected int, got text 'red'"),
+    ],
+)
+def test_what_the_check_refuses(old: str, new: str, said: str, tmp_path: Path) -> None:
+    assert old in DOCUMENT
+    with pytest.raises((CheckFailed, InputError)) as raised:
+        graph(tmp_path, DOCUMENT.replace(old, new)).check()
+    assert said in str(raised.value)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from diffgraph.errors import InputError, PortError, WeightsError
+from diffgraph import Graph
+from diffgraph.errors import CheckFailed, InputError, PortError, WeightsError
 from diffgraph.nodes.kinds import Prediction, TextEmbeds
 from diffgraph.nodes.models.text_unet import TextCondition
 from diffgraph.nodes.models.unet3d import UNet3D, UNet3DConfig
@@ -286,3 +288,67 @@ def test_texts_that_are_refused(text: Any, message: str) -> None:
     with pytest.raises(PortError, match=message) as error:
         UNet3D(SMALL).condition(text)
     assert error.value.port == "text"
+
+
+DOCUMENT = """
+diffgraph: 1
+nodes:
+  tokenizer: {node: pixels.WordTokenizer, vocabulary: clip-bpe, length: 7}
+  encoder:
+    node: CLIPText
+    vocab_size: 50
+    hidden_size: 24
+    intermediate_size: 32
+    num_hidden_layers: 1
+    num_attention_heads: 2
+    max_position_embeddings: 7
+    eos_token_id: 5
+  unet:
+    node: UNet3D
+    sample_size: 8
+    num_frames: 3
+    block_out_channels: [32, 64]
+    layers_per_block: 1
+    down_block_types: [CrossAttnDownBlock3D, DownBlock3D]
+    up_block_types: [UpBlock3D, CrossAttnUpBlock3D]
+    attention_head_dim: 16
+    cross_attention_dim: 24
+  scheduler: {node: DDIMScheduler, clip_sample: false}
+  tokens:    {call: $tokenizer, text: a red apple}
+  embeds:    {call: $encoder, tokens: $tokens}
+  text:      {call: $unet.condition, text: $embeds}
+  rng:       {node: Rng, seed: 0, batch: 2}
+  sampled:
+    graph: pkg://diffgraph/samplers/plain.yaml
+    model: $unet
+    scheduler: $scheduler
+    condition: $text
+    steps: 2
+    rng: $rng
+outputs: {film: $sampled.sample}
+"""
+
+
+def graph(tmp_path: Path, text: str) -> Graph:
+    place = tmp_path / "film.yaml"
+    place.write_text(text)
+    return Graph.load(place)
+
+
+def test_in_a_graph(tmp_path: Path) -> None:
+    """The samplers of pictures make films too; `num_frames` says how long."""
+    assert graph(tmp_path, DOCUMENT)().film.shape == (2, 4, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("hidden_size: 24", "hidden_size: 32", "expected shape [N, L, 24], got [1, 7, 32]"),
+        ("text: $embeds", "text: $tokens", "expected TextEmbeds, got Tokens"),
+    ],
+)
+def test_what_the_check_refuses(old: str, new: str, said: str, tmp_path: Path) -> None:
+    assert old in DOCUMENT
+    with pytest.raises((CheckFailed, InputError)) as raised:
+        graph(tmp_path, DOCUMENT.replace(old, new)).check()
+    assert said in str(raised.value)
