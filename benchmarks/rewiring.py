@@ -12,6 +12,7 @@ import argparse
 import copy
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -28,11 +29,69 @@ from diffgraph.checking.unify import Value
 from diffgraph.components import GivenAddress, Opener
 from diffgraph.errors import CheckFailed
 from diffgraph.language.graph import Arg, GraphDocument, ListOf, Node, Ref
-from diffgraph.language.sources import Loader, Source, graphs_folder, package_source
+from diffgraph.language.sources import Loader, Source, graphs_folder, open_source, package_source
 from diffgraph.ports import compatible
 from diffgraph.session import Session, resolve_inputs
 
-USERS = {"samplers/guided": "glide", "samplers/plain": "glide"}  # the system that a shared graph is tried in
+# The system that a shared graph is tried in: a shipped one, or a small one of GLIDE's base, with these lines more.
+USERS = {"samplers/guided": "glide", "samplers/plain": "glide"}
+SMALL = {
+    "prediction": ("guided", "uncondition: $no_text\nguidance_scale: 2.5\nrescale: 0.3"),
+    "guided_schedule": (
+        "guided_schedule", "uncondition: $no_text\nguidance_scale: 2.5\nlow: 0.1\nhigh: 90.0\nramp: linear\nrescale: 0.3",
+    ),
+    "img2img": ("img2img", "uncondition: $no_text\nguidance_scale: 2.5\nimage: $image\nstrength: 0.7"),
+    "inpaint": ("inpaint", "uncondition: $no_text\nguidance_scale: 2.5\nimage: $image\nmask: $mask"),
+    "inpaint_clean": ("inpaint_clean", "uncondition: $no_text\nguidance_scale: 2.5\nimage: $image\nmask: $mask"),
+    "gradient": ("gradient", "target: $image\nheight: 8\nwidth: 8\ngradient_scale: 0.7"),
+    "hand_off": ("hand_off", "image: $image\nheight: 16\nwidth: 16\nlevel: 250"),
+}  # fmt: skip
+SYSTEM = """
+diffgraph: 1
+name: user
+inputs:
+{inputs}
+nodes:
+{parts}
+  sampled:
+    graph: pkg://diffgraph/samplers/{sampler}.yaml
+{wires}
+outputs: {{{outputs}}}
+"""
+PARTS = {
+    "model": "{node: UNetGLIDE, weights: $weights}",
+    "scheduler": "{node: DDIMScheduler, weights: $weights, eta: 0.5}",
+    "tokenizer": "{node: Tokenizer, weights: $weights}",
+    "tokens": "{call: $tokenizer, text: $prompt}",
+    "nothing": "{call: $tokenizer, text: $negative_prompt}",
+    "text": "{call: $model.condition, tokens: $tokens}",
+    "no_text": "{call: $model.condition, tokens: $nothing}",
+    "rng": "{node: Rng, seed: $seed, batch: $num_images}",
+}
+INPUTS = {
+    "weights": "{type: weights}", "prompt": "{type: text}", "negative_prompt": "{type: text}", "seed": "{type: int}",
+    "num_images": "{type: int}", "steps": "{type: Steps}", "image": "{type: Image}", "mask": "{type: Mask}",
+}  # fmt: skip
+
+
+def small_system(name: str) -> str:
+    """A document that uses the sampler, with no more than it needs."""
+    sampler, wires = SMALL[name]
+    lines = [*wires.split("\n"), "scheduler: $scheduler", "rng: $rng"]
+    if sampler != "hand_off":
+        lines += ["model: $model", "condition: $text", "steps: $steps"]
+    used = {line.split("$")[1] for line in lines if "$" in line}
+    for part, text in reversed(PARTS.items()):
+        if part in used:
+            used |= {word for word in re.findall(r"\$(\w+)", text)}
+    outputs = "low_res: $sampled.low_res" if sampler == "hand_off" else "image: $sampled.sample"
+    return SYSTEM.format(
+        inputs="\n".join(f"  {key}: {text}" for key, text in INPUTS.items() if key in used),
+        parts="\n".join(f"  {key}: {text}" for key, text in PARTS.items() if key in used),
+        sampler=sampler,
+        wires="\n".join(f"    {line}" for line in lines),
+        outputs=outputs,
+    ).lstrip()
 
 
 # --- tiny parts ------------------------------------------------------------------------------------------------------
@@ -91,6 +150,18 @@ def inputs_of(name: str, folder: Path) -> dict[str, Any]:
     if name.startswith("train/"):
         given: dict[str, Any] = {"data": str(folder / "data"), "steps": 1, "batch": 2}
         return given | ({"tokenizer": GivenAddress(folder / "words")} if "glide" in name else {})
+    if name.startswith("samplers/"):
+        import torch
+
+        mask = torch.zeros(1, 1, 8, 8)
+        mask[..., 3:] = 1
+        image = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(5)).clamp(-1, 1)
+        values = {
+            "weights": GivenAddress(folder / "glide/base"), "prompt": "red", "negative_prompt": "blue", "seed": 3,
+            "num_images": 2, "steps": 3, "image": image, "mask": mask,
+        }  # fmt: skip
+        asked = small_system(name.removeprefix("samplers/")).partition("nodes:")[0]
+        return {key: value for key, value in values.items() if f"  {key}:" in asked}
     given = {"steps": 2, "seed": 3, "num_images": 2, "weights": GivenAddress(folder / name.removesuffix("_base"))}
     if name.startswith("glide"):
         given |= {"prompt": "red", "negative_prompt": "blue", "guidance_scale": 2.5}
@@ -188,6 +259,10 @@ class Bench:
 
     def load(self, name: str, target: str, mutated: GraphDocument | None) -> tuple[Loader, Source]:
         loader, source = Loader(), package_source(f"pkg://diffgraph/{name}.yaml")
+        if name.startswith("samplers/"):
+            user = self.folder / f"{Path(name).name}.yaml"
+            user.write_text(small_system(Path(name).name), encoding="utf-8")
+            source = open_source(str(user))
         if mutated is not None:
             address = f"pkg://diffgraph/{target}.yaml"
             loader.documents[address] = (mutated, package_source(address))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from ..authoring import Bound, Fact, node
 from ..errors import PortError
-from .kinds import SPACE, UNSCALED, Prediction, Sample, Score, Step
+from .kinds import FACTOR, SPACE, UNSCALED, Prediction, Sample, Score, Step
 
 FACTS = Fact(prediction="?prediction", schedule="?schedule", model="?model", space="?space")
 CONDITIONED = Fact(conditioned="yes")  # by a model that takes a condition, so that two of them differ
@@ -18,8 +18,8 @@ Ramp = Literal["constant", "linear", "cosine"]
 @node("Guidance", version=2)
 def guidance(
     prediction: Annotated[Prediction, "2*B ...", FACTS, CONDITIONED],
-    scale: Annotated[float, Bound(ge=1)],
-    rescale: Annotated[float, Bound(ge=0, le=1)] = 0.0,
+    scale: Annotated[float, Bound(ge=1), FACTOR],
+    rescale: Annotated[float, Bound(ge=0, le=1), FACTOR] = 0.0,
 ) -> Annotated[Prediction, "B ...", FACTS]:
     """uncond + scale * (cond - uncond) (Ho and Salimans 2022, arXiv:2207.12598; GLIDE, arXiv:2112.10741, section 2.2).
 
@@ -47,7 +47,7 @@ def guidance(
 @node("GuidanceScale", version=1, static=True)
 def guidance_scale(
     step: Step,
-    scale: Annotated[float, Bound(ge=1)],
+    scale: Annotated[float, Bound(ge=1), FACTOR],
     low: Annotated[float, Bound(ge=0)] = 0.0,
     high: Annotated[float, Bound(ge=0)] | None = None,
     ramp: Ramp = "constant",
@@ -92,7 +92,7 @@ def likeness(
 def ascend(
     sample: Annotated[Sample, "B ...", SPACE, UNSCALED],
     gradient: Annotated[Sample, "B ...", SPACE, SLOPE],
-    scale: Annotated[float, Bound(ge=0)] = 1.0,
+    scale: Annotated[float, Bound(ge=0), FACTOR] = 1.0,
 ) -> Annotated[Sample, "B ...", SPACE, UNSCALED]:
     """A sample moved along the gradient of a score: sample + scale * gradient (arXiv:2209.14687, alg. 1, line 7).
 

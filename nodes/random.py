@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 from ..authoring import Bound, node, target
 from ..errors import PortError
 from .draw import fork, normal, seeded
-from .kinds import Noise, Rng, Sample
+from .kinds import FACTOR, Noise, Rng, Sample
 
 
 class Drawn(NamedTuple):
@@ -52,7 +52,7 @@ def fork_rng(rng: Annotated[Rng, "B"]) -> Annotated[Forked, "B"]:
 def gaussian_noise(
     shape: list[Annotated[int, Bound(ge=1)]],
     rng: Annotated[Rng, "B"],
-    scale: Annotated[float, Bound(ge=0)] = 1.0,
+    scale: Annotated[float, Bound(ge=0), FACTOR] = 1.0,
 ) -> Annotated[Drawn, "B *shape"]:
     """Unit normal noise times `scale`: sample [B, *shape], and the stream after it.
 

@@ -37,7 +37,10 @@ def concat(items: list[T], dim: int = 0) -> T:
 
 
 def expand_shapes(value: Any, like: Any) -> tuple[Any, ...]:
-    """The dimensions of an Expand: the rows of `like`, and the rest of `value`."""
+    """The dimensions of an Expand: the rows of `like`, and the rest of `value`. Raises PortError for others."""
+    rows, wanted = (getattr(dims[0], "constant", None) for dims in (value, like))
+    if rows not in (None, 1) and wanted is not None and rows != wanted:
+        raise PortError("value", f"has {rows} rows; allowed: 1, or {wanted} like the other")
     return (like[0], *value[1:])
 
 

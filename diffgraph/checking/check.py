@@ -100,15 +100,20 @@ class Checker(Bodies):
             return self._given_component(item, port, given)
         value = self._fresh(self.unifier.instance(port, Use(self.unifier, identity=item.name)), ())
         value.maybe = not item.required and item.default is None
+        value.learns = port.type.form == "kind"
         if port.type.form in ("protocol", "component"):
             kind = self.registry.nodes[port.type.name]
             value.component = ComponentInfo(kind, item.name)
         if port.type.form == "scalar" and port.type.name == "int":
             value.literal, value.known = Dim.of(item.name), actual
+            if isinstance(actual, int):
+                self.unifier.numbers[item.name] = actual
         elif port.type.form in ("scalar", "choice", "list", "kind"):
             value.known = actual if is_plain(actual) else UNSET
             if port.type.name in ("text", "weights", "bool"):
                 value.literal = value.known
+        if port.type.form == "kind" and hasattr(actual, "shape"):
+            value.dims = tuple(Dim.of(size) for size in actual.shape)
         if value.dims is None and port.type.form == "kind" and not port.type.literals:
             value.dims = (Rest(item.name),)
         value.origin = hash(("input", item.name))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from ..ports import ANY, BOOL, FLOAT, INT, TEXT, UNSET, Port, Type, Unset, compatible, filled, literal_problem
@@ -20,6 +21,7 @@ class Value:
     `literal` is the value where every run has the same; a number that a user may change is a symbol there, and `known` is what
     it is this time. `stream` tells values apart that one use consumes. `written` marks a literal of the document: it alone may
     stand where a kind is wanted. `origin` is equal for values that are made in the same way of the same values, 0 if unknown.
+    What `learns` is of unknown origin, so that its facts are those of the first port that names them.
     """
 
     type: Type
@@ -34,6 +36,7 @@ class Value:
     stream: int = 0
     written: bool = False
     origin: int = 0
+    learns: bool = False
 
     def describe(self, unifier: Unifier) -> str:
         """The value in words, such as `Sample [B, 3, 64, 64]`."""
@@ -107,6 +110,7 @@ class Unifier:
         self._dims: dict[str, Dim] = {}
         self._rests: dict[str, Dims] = {}
         self._facts: dict[str, str] = {}
+        self.numbers: dict[str, int] = {}  # what the symbols of whole numbers that a user may change are this time
         self._trail: list[tuple[dict[str, Any], str, Any]] = []  # what was set, with what it was before, to be undone
 
     def fresh(self) -> int:
@@ -145,6 +149,20 @@ class Unifier:
             value = total
         return value
 
+    def _now(self, value: Dim) -> Fraction | None:
+        """The number that this is for the values given now; None where one is not known, or 1, which others take for a
+        row that is repeated.
+        """
+        total = Fraction(0)
+        for symbols, factor in value.terms:
+            for symbol in symbols:
+                number = self.numbers.get(symbol, 1)
+                if number == 1:
+                    return None
+                factor = factor * number
+            total += factor
+        return total
+
     def resolve(self, dims: Dims | None) -> Dims:
         result: list[Dim | Rest] = []
         for d in dims or ():
@@ -166,8 +184,9 @@ class Unifier:
             and symbols[0].startswith("?")
             and sum(symbols[0] in other for other, _ in difference.terms) == 1
         ]
-        if not linear:  # symbols that stand for any number: equal only where they are the same
-            return any(len(s) > 1 or any(n.startswith("?") for n in s) for s, _ in difference.terms)
+        if not linear:  # symbols that stand for any number: equal where they are the same, or that number now
+            unsure = any(len(s) > 1 or any(n.startswith("?") for n in s) for s, _ in difference.terms)
+            return unsure or self._now(difference) == 0
         name, factor = linear[0]
         solved = (Dim.of(name) * factor - difference) * (1 / factor)
         number = solved.constant
@@ -272,6 +291,8 @@ class Unifier:
     def _facts_of(self, value: Value, port: Port, use: Use) -> None:
         for name, text in port.facts:
             word, given = use.fact(text), value.facts.get(name)
+            if given is None and value.learns:
+                given = value.facts[name] = f"?{name}#{self.fresh()}"
             if word is None or given is None:
                 continue
             if not self.equate_facts(given, word):
@@ -287,6 +308,8 @@ class Unifier:
             return
         exact = value.known if isinstance(value.literal, Unset | Dim) else value.literal
         if want.form == "kind" and not value.written and (have.form != "kind" or not compatible(have, want)):
+            raise Mismatch(f"expected {want}, got {have}")
+        if have.form == "kind" and want.form in ("scalar", "choice") and not value.written:
             raise Mismatch(f"expected {want}, got {have}")
         if not isinstance(exact, Unset | Dim):
             if problem := literal_problem(exact, port):
