@@ -203,15 +203,15 @@ def test_a_fresh_network_predicts_zero_and_learns() -> None:
     torch.manual_seed(0)
     model, sample, target = UNet3D(SMALL), noise(1, 4, 2, 8, 8), noise(1, 4, 2, 8, 8, seed=5)
     assert not model(sample, 3, told(model, 1)).value.any()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     losses = []
-    for _ in range(15):
+    for _ in range(8):
         loss = (model(sample, 3, told(model, 1)).value - target).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     with torch.no_grad():
         assert not torch.equal(model(sample, 3, told(model, 1)).value, model(sample, 3, told(model, 1)).value)
         model.eval()
