@@ -177,6 +177,8 @@ class Lowering:
             bound = names[arg.name]
             for part in arg.path:
                 bound = self.get(bound, part, arg.name)
+            if type(bound) is Slot:
+                return bound
             if isinstance(bound, Outputs) and len(bound.fields) == 1:
                 bound = next(iter(bound.fields.values()))
             if arg.sub and isinstance(bound, Known):
@@ -261,7 +263,8 @@ class Lowering:
             if port.bound is not None:
                 _refuse(bound, name, port)
             bounds.append(bound)
-        key = digest("call", *identity, method.name, signature.where, *[self.key(bound) for bound in bounds])
+        parts = [bound.key if type(bound) in (Slot, Known) else self.key(bound) for bound in bounds]  # type: ignore[union-attr]
+        key = digest("call", *identity, method.name, signature.where, *parts)
         if method.static and all(isinstance(bound, Known) for bound in bounds):
             if key not in self._static:
                 values = [bound.value for bound in bounds if isinstance(bound, Known)]

@@ -51,7 +51,9 @@ class Instruction:
 
 @dataclass(slots=True)
 class Unit:
-    """What is run or left out as a whole. `stores` are the slots worth keeping, with their keys."""
+    """What is run or left out as a whole. `stores` are the slots worth keeping, with their keys; `taken` says that a
+    program has the instruction itself.
+    """
 
     code: list[Instruction]
     gives: tuple[int, ...]
@@ -62,6 +64,7 @@ class Unit:
     stores: dict[int, str] = field(default_factory=dict)
     handles: tuple[Handle, ...] = ()
     state: str = "run"
+    taken: bool = False
 
 
 @dataclass(slots=True)
@@ -97,15 +100,16 @@ def select(
         unit.state = "unused"
         if not asked:
             continue
-        if store and all(index in unit.stores and has(unit.stores[index]) for index in asked):
+        stores = unit.stores
+        if stores and all(index in stores and has(stores[index]) for index in asked):
             unit.state = "cached"
             loads = [Instruction(LOAD, (), i, name=unit.stores[i], path=unit.path, place=unit.place) for i in asked]
             chosen.append((unit, loads))
             continue
         unit.state = "run"
         needed.update(unit.needs)
-        if store and unit.stores:
-            unit.code[-1].puts = tuple((index, unit.stores[index]) for index in asked if index in unit.stores)
+        if store and stores:
+            unit.code[-1].puts = tuple([(index, stores[index]) for index in asked if index in stores])
         chosen.append((unit, unit.code))
     chosen.reverse()
     return _lay_out(planner, chosen, wanted, keys)
@@ -113,8 +117,7 @@ def select(
 
 def _store_output(index: int, key: str, makers: Mapping[int, Unit]) -> None:
     """An output is stored, unless it is a field of what is stored as a whole."""
-    unit = makers.get(index)
-    inner = unit
+    unit = inner = makers.get(index)
     while inner is not None and inner.code[-1].op == GET:
         inner = makers.get(inner.code[-1].args[0])
     if unit is not None and inner is not None and not inner.stores:
@@ -131,11 +134,16 @@ def _lay_out(
     for unit, instructions in chosen:
         base, end = len(code), len(code) + len(instructions) - 1
         if base == end:
-            last.update(dict.fromkeys(instructions[0].args, base))
+            for index in instructions[0].args:
+                last[index] = base
             last[instructions[0].out] = base
         else:
             last.update((index, base + at) for index, at in _last_uses(instructions).items())
-        code += [_moved(i, base) for i in instructions] if instructions is unit.code else instructions
+        if base == end and not unit.taken:  # needs no move; a copy only where another program has it
+            unit.taken = instructions is unit.code
+            code += instructions
+        else:
+            code += [_moved(i, base) for i in instructions] if instructions is unit.code else instructions
         if unit.handles:
             for at in range(base, end + 1):
                 if (handle := code[at].handle) is not None:
