@@ -16,10 +16,13 @@ from PIL import Image, ImageDraw
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from diffgraph.cli import main
+from diffgraph.nodes.models.t5_encoder import T5Encoder, T5EncoderConfig
 from diffgraph.nodes.models.unet2d import UNet2D, UNet2DConfig
 from diffgraph.nodes.models.unet_glide import UNetGLIDE, UNetGLIDEConfig
+from diffgraph.nodes.models.unet_if import UNetIF, UNetIFConfig
 
 from ..fill import fill
+from ..nodes.test_unet_if import first_stage, second_stage
 
 GRAPHS = Path(__file__).parents[2] / "graphs"
 SMALL: dict[str, Any] = {
@@ -75,6 +78,53 @@ def ddpm_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network.save_pretrained(folder)
     write_scheduler(folder, {"_class_name": "DDPMScheduler"})
     return folder
+
+
+def write_pieces(folder: Path, length: int) -> None:
+    """A vocabulary of T5's form: letters as sentence pieces."""
+    letters = [(letter, -3.0) for letter in ("▁", *"abcdefghijklmnopqrstuvwxyz")]
+    special = [(name, 0.0) for name in ("<pad>", "</s>", "<unk>")]
+    folder.mkdir(parents=True, exist_ok=True)
+    model = {"type": "Unigram", "unk_id": 2, "vocab": [*special, *letters]}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": model}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": length}))
+
+
+@pytest.fixture(scope="session")
+def imagen_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Imagen in DeepFloyd IF's layout, with its schedulers' configs: base, 8 pixels, and upsampler, 16."""
+    folder = tmp_path_factory.mktemp("imagen")
+    tiny = {"encoder_hid_dim": 32, "addition_embed_type_num_heads": 4, "attention_head_dim": 16, "layers_per_block": 1}
+    text = T5EncoderConfig(
+        vocab_size=32, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, feed_forward_proj="gated-gelu"
+    )
+    with torch.random.fork_rng(devices=[]):
+        modules = {
+            "base/text_encoder": T5Encoder(text),
+            "base/unet": UNetIF(UNetIFConfig(**(first_stage(32) | tiny | {"sample_size": 8}))),
+            "upsampler/unet": UNetIF(
+                UNetIFConfig(**(second_stage(32) | tiny | {"sample_size": 16, "time_embedding_dim": 64}))
+            ),
+        }
+    for name, module in modules.items():
+        fill(module)
+        module.save_pretrained(folder / name)
+    write_pieces(folder / "base/tokenizer", 512)
+    for name, largest in (("base", 1.5), ("upsampler", 1.0)):
+        threshold = {"thresholding": True, "dynamic_thresholding_ratio": 0.95, "sample_max_value": largest}
+        (folder / name / "scheduler").mkdir()
+        write_scheduler(folder / name / "scheduler", COSINE | threshold)
+    (folder / "upsampler/image_noising_scheduler").mkdir()
+    write_scheduler(
+        folder / "upsampler/image_noising_scheduler", {k: v for k, v in COSINE.items() if k != "variance_type"}
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def if_parts(imagen_parts: Path) -> dict[str, Path]:
+    """Its two repositories, as inputs of imagen_if."""
+    return {"weights": imagen_parts / "base", "upsampler_weights": imagen_parts / "upsampler"}
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,9 @@ def given(name: str, request: pytest.FixtureRequest) -> dict[str, Any]:
     if name.startswith("glide"):
         values = {"prompt": "a cat", "steps": "4", "weights": str(request.getfixturevalue("glide_parts"))}
         return values | ({"upsampler_steps": "3"} if name == "glide" else {})
+    if name == "imagen_if":
+        parts = {key: str(place) for key, place in request.getfixturevalue("if_parts").items()}
+        return {"prompt": "a cat", "steps": "4", "upsampler_steps": "3", **parts}
     if name == "ddpm":
         return {"steps": 3, "weights": str(request.getfixturevalue("ddpm_parts"))}
     raise AssertionError(f"say here what inputs {name} takes")
@@ -108,7 +111,7 @@ def test_run_and_run_again_from_the_picture(name: str, given: dict[str, Any], cl
     assert {key: str(value) for key, value in carried["inputs"].items()}.items() >= {
         key: str(value) for key, value in (given | {"seed": 7, "num_images": 2}).items()
     }.items()
-    sampler = "samplers/guided.yaml" if name.startswith("glide") else "samplers/plain.yaml"
+    sampler = "samplers/plain.yaml" if name == "ddpm" else "samplers/guided.yaml"
     assert set(carried["documents"]) >= {f"{name}.yaml", sampler}
     assert carried["documents"][f"{name}.yaml"] == (GRAPHS / f"{name}.yaml").read_text()
 
@@ -116,8 +119,8 @@ def test_run_and_run_again_from_the_picture(name: str, given: dict[str, Any], cl
     again = ["run", paths[0], "--no-cache", "--device", "cpu", "-o", f"{tmp_path}/again/"]
     done = cli(*again)
     assert done.exit_code == 2  # a picture does not open folders of the user's by itself
-    done.says("give --weights")
-    done = cli(*again, "--weights", given["weights"])
+    done.says("give --(upsampler-)?weights")
+    done = cli(*again, *options({key: value for key, value in given.items() if key.endswith("weights")}))
     assert done.exit_code == 0, done.stderr
     for path in paths:
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
@@ -170,7 +173,7 @@ def test_a_training_learns_and_its_weights_run(
     """Some steps on 32 pictures: the loss of the first batches falls; then the system makes a picture with the new
     weights. The same batches are looked at again, since the loss of one depends most on the noise that it got.
     """
-    system = "ddpm" if name == "train/ddpm" else "glide"
+    system = name.removeprefix("train/").partition("_")[0]
     out = tmp_path / "out"
     arguments = ["--device", "cpu", "--quiet", "--out", out, *options(given | {"steps": 16, "batch": 4})]
     done = cli("train", GRAPHS / f"{name}.yaml", *arguments)
@@ -184,13 +187,13 @@ def test_a_training_learns_and_its_weights_run(
     assert sum(again) < 0.99 * sum(losses[:4])
 
     inputs = {"steps": 2, "weights": out}
-    if system == "glide":
+    if system != "ddpm":
         weights = tmp_path / "weights"
-        trained = {"train/glide": "base", "train/glide_upsampler": "upsampler"}[name]
-        shutil.copytree(GRAPHS / "weights/glide-demo", weights)
-        shutil.rmtree(weights / trained)
-        shutil.copytree(out / trained, weights / trained)
-        if trained == "base":
+        shutil.copytree(GRAPHS / f"weights/{system}-demo", weights)
+        for trained in (*trainer.train.update.values(), *trainer.train.save.values()):
+            shutil.rmtree(weights / trained)
+            shutil.copytree(out / trained, weights / trained)
+        if name == "train/glide":
             assert {"config.json", "tokenizer.json", "scheduler_config.json"} <= {
                 p.name for p in weights.glob("base/*")
             }
@@ -209,7 +212,7 @@ def test_variants_set_inputs_that_exist(name: str) -> None:
     graph = Graph.load(GRAPHS / f"{name}.yaml")
     for variant in graph.document.variants:
         resolve_inputs(
-            graph.document, {"prompt": "x"} if name.startswith("glide") else {}, graph.registry, variant, partial=True
+            graph.document, {"prompt": "x"} if name != "ddpm" else {}, graph.registry, variant, partial=True
         )
 
 
