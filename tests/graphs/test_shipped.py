@@ -211,9 +211,7 @@ def test_a_training_learns_and_its_weights_run(
 def test_variants_set_inputs_that_exist(name: str) -> None:
     graph = Graph.load(GRAPHS / f"{name}.yaml")
     for variant in graph.document.variants:
-        resolve_inputs(
-            graph.document, {"prompt": "x"} if name != "ddpm" else {}, graph.registry, variant, partial=True
-        )
+        resolve_inputs(graph.document, {"prompt": "x"} if name != "ddpm" else {}, graph.registry, variant, partial=True)
 
 
 def test_steps_as_a_number_are_those_of_the_default() -> None:
