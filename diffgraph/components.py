@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import Place, WeightsError
+from .errors import Place, WeightsError, WrongPart
 from .planning.keys import tensor_bytes
 from .ports import filled
-from .registry import NodeType
+from .registry import NodeType, who_reads
 from .weights.addresses import parse_address
 from .weights.config import parse_config
 from .weights.folders import Folder, open_folder
@@ -84,9 +84,13 @@ class Opener:
     def _open(self, kind: NodeType, folder: Folder) -> Opened:
         from .weights.loading import read_config
 
-        read = read_config(
-            folder, kind.name, kind.config, config_file=kind.config_file, published=kind.published, ignored=kind.ignored
-        )
+        try:
+            read = read_config(
+                folder, kind.name, kind.config, config_file=kind.config_file, published=kind.published,
+                ignored=kind.ignored,
+            )  # fmt: skip
+        except WrongPart as error:
+            raise who_reads(error) from None
         folder, config, metadata = read.folder, read.values, read.metadata
         facts = {}
         for name, text in kind.siblings.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -80,6 +80,15 @@ class WeightsError(DiffgraphError):
     """Weights or a config that are missing, damaged, of another model, or refused."""
 
     code = "weights"
+
+
+class WrongPart(WeightsError):
+    """A folder that holds other parts than the one asked for. `found` are their published classes."""
+
+    def __init__(self, message: str, found: Iterable[str], *, hint: str | None = None) -> None:
+        self.found = tuple(found)
+        which = f"`diffgraph nodes {self.found[0]}` tells whether another part reads that" if self.found else None
+        super().__init__(message, hint=hint or which)
 
 
 class HubError(DiffgraphError):

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .errors import DiffgraphError, InputError, nearest
+from .errors import DiffgraphError, InputError, WrongPart, nearest
 from .index import INDEX_FORMAT, build_index, index_folder, package_modules, packages, read_json, write_json
 from .ports import UNSET, Port, Type, port_from_json
 from .weights.config import FieldSpec, ValueType
@@ -275,6 +275,16 @@ def registry(files: Iterable[Path] = ()) -> Registry:
     stamps = _stamps([*map(str, {*places, *(path.parent for path in places)}), *(path or "." for path in sys.path)])
     _watched[asked] = stamps, _read(sets, missing)
     return _watched[asked][1]
+
+
+def who_reads(error: WrongPart) -> WrongPart:
+    """The error with a hint: which part reads what was found instead, or that none does."""
+    found = {name: [node.name for node in registry().nodes.values() if name in node.published] for name in error.found}
+    told = [f"{' and '.join(nodes)} read{'s' * (len(nodes) == 1)} {name}" for name, nodes in found.items() if nodes]
+    unknown = [name for name, nodes in found.items() if not nodes]
+    if unknown:
+        told.append(f"there is no part for {' or '.join(unknown)} (`diffgraph nodes` lists what there is)")
+    return WrongPart(error.message, error.found, hint="; ".join(told))
 
 
 def _stamps(paths: Iterable[str]) -> dict[str, tuple[int, int]]:

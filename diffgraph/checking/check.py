@@ -230,7 +230,9 @@ class Checker(Bodies):
             )
         if port.type == FLOAT and value.type == INT:
             number = float(exact) if isinstance(exact, int) else UNSET
-            value = replace(value, type=FLOAT, known=number, literal=UNSET if isinstance(value.literal, Dim) else number)
+            value = replace(
+                value, type=FLOAT, known=number, literal=UNSET if isinstance(value.literal, Dim) else number
+            )
         return self._fresh(value, scope.loops)
 
     def _train(self, graph: GraphDocument, scope: Scope) -> None:
@@ -273,7 +275,9 @@ class Checker(Bodies):
         loss = self.value(train.loss, scope, "train.loss")
         if loss.type.form not in ("any", "kind") and not compatible(loss.type, Type("scalar", "float")):
             self.fault(train.loss.place, f"train.loss: expected a scalar tensor, got {loss.type}")
-        written = [("update", *pair) for pair in train.update.items()] + [("save", *pair) for pair in train.save.items()]
+        written = [("update", *pair) for pair in train.update.items()] + [
+            ("save", *pair) for pair in train.save.items()
+        ]
         for key, name, folder in written:
             if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts:
                 self.fault(train.place, f"train.{key}: {folder!r} is not below the output folder", f"such as {name}")

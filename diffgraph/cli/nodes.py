@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Prints JSON.")
 def command(name: str | None, files: tuple[Path, ...], as_json: bool) -> None:
-    """Lists the node types that documents can name, by package; or explains NAME: what it does, ports, bounds."""
+    """Lists the node types that documents can name, by package; or explains NAME: what it does, ports, bounds.
+
+    NAME may be a published class, such as UNet2DModel: which types read it.
+    """
     from ..registry import registry
 
     known = registry(files)
@@ -36,9 +39,15 @@ def command(name: str | None, files: tuple[Path, ...], as_json: bool) -> None:
         return
     found = known.nodes.get(name)
     if found is None:
+        readers = [node.name for node in known.nodes.values() if name in node.published]
+        if readers:
+            click.echo(f"{name} is a published class, which {' and '.join(readers)} read{'s' * (len(readers) == 1)}")
+            return
         near = nearest(name, list(known.nodes))
         hint = f"did you mean {near}?" if near else "`diffgraph nodes` lists those that are installed"
-        raise InputError(f"there is no node type {name!r}", hint=hint)
+        raise InputError(
+            f"there is no node type {name!r}, and none that reads a published class of that name", hint=hint
+        )
     if as_json:
         put(_as_data(found))
     else:

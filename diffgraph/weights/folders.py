@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import WeightsError
+from ..errors import WeightsError, WrongPart
 from .addresses import Address, confine, missing_folder, parse_address
 from .config import class_named, read_json
 from .digests import file_digest, joined_digest
@@ -189,9 +189,9 @@ class Folder:
             raise WeightsError(f"{self}: holds several that fit: {', '.join(fit)}", hint=f"name one: {self}/{fit[0]}")
         if index is not None and parts:
             held = ", ".join(f"{part} ({name})" for part, name in parts.items())
-            raise WeightsError(f"{self}: this is a {class_named(index)} with {held}; {wants}")
+            raise WrongPart(f"{self}: this is a {class_named(index)} with {held}; {wants}", parts.values())
         if named is not None:
-            raise WeightsError(f"{self}: this is {_a(named)}; {wants}")
+            raise WrongPart(f"{self}: this is {_a(named)}; {wants}", [named])
         raise self._nothing(f"there is no {config_file}", hint=wants)
 
     def _config(self, name: str, over: Sequence[str]) -> dict[str, Any] | None:

@@ -166,7 +166,7 @@ def test_a_node_is_explained(dg: Command) -> None:
     assert "-> .sample Sample [B, ...]" in text
     assert "rng Rng [B] used once" in text
     text = " ".join(dg("nodes", "GaussianNoise").out.split())
-    assert "Inputs shape list of int rng Rng [B] used once scale float from 0, default 1.0" in text
+    assert "Inputs shape list of int rng Rng [B] used once scale float from 0, quantity: factor, default 1.0" in text
     data = dg("nodes", "arith.Power", "--json").data
     assert data["methods"]["__call__"]["inputs"]["exponent"]["bound"] == [0, None, 64, None]
 
@@ -273,3 +273,9 @@ def test_schema_is_json(dg: Command, folder: Path) -> None:
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["title"] == "diffgraph document"
     assert "node Mine" in schema["$defs"]
+
+
+def test_who_reads_a_published_class(dg: Command) -> None:
+    done = dg("nodes", "UNet2DConditionModel")
+    assert done.out == "UNet2DConditionModel is a published class, which UNet2DCondition and UNetIF read\n"
+    assert dg("nodes", "AutoencoderTiny").code == 2

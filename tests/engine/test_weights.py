@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffgraph.authoring import Bound, Component
+from diffgraph.builder import Graph
 from diffgraph.errors import DiffgraphError, InputError, WeightsError
 from diffgraph.weights import digests, tensors
 from diffgraph.weights.addresses import package_path, parse_address
@@ -485,6 +486,23 @@ def test_files_beside_the_index(saved: Path, tmp_path: Path) -> None:
         "scheduler_config.json"
     )
     assert "no such folder" in refusal(lambda: Tiny.from_pretrained(saved / "unett"))
+
+
+def test_a_graph_says_which_part_reads_what_is_there(tmp_path: Path) -> None:
+    """A pipeline with one part that another type reads, and one that none does."""
+    index = {
+        "_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }  # fmt: skip
+    (tmp_path / "flux").mkdir()
+    (tmp_path / "flux" / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "g.yaml").write_text(
+        "diffgraph: 1\nname: g\nnodes:\n  unet: {node: UNet2D, weights: flux}\n"
+        "  latents: {node: Rng, seed: 1}\noutputs: {shape: $unet.sample_shape, rng: $latents}\n"
+    )
+    message = refusal(lambda: Graph.load(tmp_path / "g.yaml").check())
+    assert "this is a FluxPipeline with transformer (FluxTransformer2DModel), vae (AutoencoderKL)" in message
+    assert "AutoencoderKL reads AutoencoderKL; there is no part for FluxTransformer2DModel" in message
 
 
 def test_wrong_class(saved: Path) -> None:
