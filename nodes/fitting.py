@@ -11,34 +11,28 @@ from .kinds import Image, Mask
 T = TypeVar("T")
 
 
-def fit_shapes(image: Any, shape: Any, factor: Any = 1) -> tuple[Any, ...]:
-    """The dimensions of a Fit: rows and channels of `image`, and `factor` times the height and width of `shape`."""
-    return (image[0], image[1], shape[-2] * factor, shape[-1] * factor)
-
-
-@node("Fit", version=1, shapes=fit_shapes)
+@node("Fit", version=1)
 def fit(
     image: Annotated[T, "B C H W"],
-    shape: list[Annotated[int, Bound(ge=1)]],
+    height: Annotated[int, Bound(ge=1)],
+    width: Annotated[int, Bound(ge=1)],
     factor: Annotated[int, Bound(ge=1)] = 1,
     mode: Literal["smooth", "nearest"] = "smooth",
-) -> T:
-    """The middle of a picture or mask, as large as a model takes it: [B, C, factor * shape[-2], factor * shape[-1]].
+) -> Annotated[T, "B C factor*height factor*width"]:
+    """The middle of a picture or mask, as large as a model takes it. [B, C, H, W] -> [B, C, factor*height, factor*width]
 
-    shape: of the model's samples, such as `$unet.sample_shape`. factor: how many pixels a side of a latent stands for,
-    such as `$autoencoder.factor`; 1 for pixels. What stands out over the wanted ratio of height and width is cut off,
+    height, width: of the model's samples, such as `$unet.sample_size`. factor: how many pixels a side of a latent stands
+    for, such as `$autoencoder.factor`; 1 for pixels. What stands out over the wanted ratio of height and width is cut off,
     as much on both sides; the rest is resized. mode: "smooth" averages where it shrinks, interpolates bicubically where
     it grows, and stays within the range of the picture; "nearest" takes the pixel at the centre. A picture of that size
-    stays as it is. Raises PortError where it is not [B, C, H, W] or shape names no height and width.
+    stays as it is. Raises PortError where it is not [B, C, H, W].
     """
     from torch.nn.functional import interpolate
 
     picture: Any = image
     if picture.ndim != 4 or 0 in picture.shape:
         raise PortError("image", f"shape {list(picture.shape)}; expected [B, C, H, W]")
-    if len(shape) < 2:
-        raise PortError("shape", f"got {shape}; expected a height and a width, such as $unet.sample_shape")
-    wanted = height, width = factor * shape[-2], factor * shape[-1]
+    wanted = (factor * height, factor * width)
     rows, columns = picture.shape[2:]
     if (rows, columns) == wanted:
         return image
@@ -47,9 +41,11 @@ def fit(
     top, left = (rows - kept_rows) // 2, (columns - kept_columns) // 2
     part = picture[:, :, top : top + kept_rows, left : left + kept_columns]
     if mode == "nearest":
-        return interpolate(part, wanted, mode="nearest-exact")  # type: ignore[no-any-return]
-    resized: Any = interpolate(part.float(), wanted, mode="bicubic", antialias=True).to(part.dtype)
-    return resized.clamp(part.min(), part.max())  # type: ignore[no-any-return]
+        picture = interpolate(part, wanted, mode="nearest-exact")
+    else:
+        smooth = interpolate(part.float(), wanted, mode="bicubic", antialias=True).to(part.dtype)
+        picture = smooth.clamp(part.min(), part.max())
+    return picture  # type: ignore[no-any-return]
 
 
 @node("Erase", version=1)

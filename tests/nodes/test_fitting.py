@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 
-from diffgraph.errors import PortError
+from diffgraph.errors import CheckFailed, PortError
 from diffgraph.nodes.fitting import binary, erase, fit
+
+from ..engine.lab import Lab, document
+
+FITTED = document(
+    """
+    unet:  {node: UNet2D, sample_size: 8, block_out_channels: [32], down_block_types: [DownBlock2D], up_block_types: [UpBlock2D]}
+    first: {node: Fit, image: $image, height: $unet.sample_size, width: $unet.sample_size}
+    other: {node: Fit, image: $image, height: 4, width: 4, factor: FACTOR}
+    mixed: {node: Blend, kept: $first, painted: $other, mask: $mask}
+    """,
+    inputs="image: {type: Image}\nmask: {type: Mask}", outputs="{mixed: $mixed}",
+)  # fmt: skip
 
 
 def test_a_picture_of_that_size_stays_as_it_is() -> None:
     image = torch.rand(2, 3, 16, 8)
-    assert fit(image, [4, 4, 2], factor=4) is image
+    assert fit(image, 4, 2, factor=4) is image
 
 
 @pytest.mark.parametrize("mode", ["smooth", "nearest"])
 @pytest.mark.parametrize("size", [(20, 50), (50, 20), (3, 5), (64, 64), (1, 1), (8, 300)])
 def test_any_picture_gets_the_size_of_the_model(size: tuple[int, int], mode: str) -> None:
     image = torch.rand(2, 3, *size)
-    out = fit(image, [4, 6, 4], factor=2, mode=mode)  # type: ignore[arg-type]
+    out = fit(image, 6, 4, factor=2, mode=mode)  # type: ignore[arg-type]
     assert out.shape == (2, 3, 12, 8)
     assert out.dtype == image.dtype
     assert image.min() <= out.min() <= out.max() <= image.max()
@@ -27,25 +42,23 @@ def test_any_picture_gets_the_size_of_the_model(size: tuple[int, int], mode: str
 def test_what_stands_out_is_cut_off_on_both_sides() -> None:
     image = torch.zeros(1, 1, 4, 12)
     image[..., 4:8] = 1  # the middle square
-    torch.testing.assert_close(fit(image, [2, 2]), torch.ones(1, 1, 2, 2))
-    torch.testing.assert_close(fit(image.transpose(2, 3), [2, 2]), torch.ones(1, 1, 2, 2))
+    torch.testing.assert_close(fit(image, 2, 2), torch.ones(1, 1, 2, 2))
+    torch.testing.assert_close(fit(image.transpose(2, 3), 2, 2), torch.ones(1, 1, 2, 2))
 
 
 def test_smooth_averages_and_nearest_takes_the_centre() -> None:
     image = torch.tensor([[0.0, 1, 0, 1, 0, 1]]).expand(1, 1, 6, 6)
-    assert set(fit(image, [2, 2], mode="nearest").unique().tolist()) <= {0.0, 1.0}
-    assert 0.2 < fit(image, [2, 2]).mean() < 0.8
+    assert set(fit(image, 2, 2, mode="nearest").unique().tolist()) <= {0.0, 1.0}
+    assert 0.2 < fit(image, 2, 2).mean() < 0.8
 
 
 def test_half_precision_is_fitted_too() -> None:
-    assert fit(torch.rand(1, 3, 9, 9).half(), [4, 4]).dtype == torch.float16
+    assert fit(torch.rand(1, 3, 9, 9).half(), 4, 4).dtype == torch.float16
 
 
-def test_fit_refuses_what_is_no_picture_or_no_size() -> None:
+def test_fit_refuses_what_is_no_picture() -> None:
     with pytest.raises(PortError, match="expected .B, C, H, W."):
-        fit(torch.zeros(3, 4, 4), [4, 4])
-    with pytest.raises(PortError, match="a height and a width"):
-        fit(torch.zeros(1, 3, 4, 4), [4])
+        fit(torch.zeros(3, 4, 4), 4, 4)
 
 
 def test_erase_greys_what_the_mask_covers() -> None:
@@ -61,3 +74,14 @@ def test_erase_greys_what_the_mask_covers() -> None:
 def test_binary() -> None:
     mask = torch.tensor([0, 0.49, 0.5, 1]).reshape(1, 1, 1, 4)
     assert binary(mask)[0, 0, 0].tolist() == [0, 0, 1, 1]
+
+
+def test_the_check_knows_the_size(tmp_path: Path) -> None:
+    """Of a shape that a component says, and of one that is written."""
+    Image.new("L", (8, 8)).save(tmp_path / "mask.png")
+    Image.new("RGB", (20, 30)).save(tmp_path / "image.png")
+    given = {name: tmp_path / f"{name}.png" for name in ("image", "mask")}
+    lab = Lab(tmp_path)
+    assert lab.run(FITTED.replace("FACTOR", "2"), **given)["mixed"].shape == (1, 3, 8, 8)
+    with pytest.raises(CheckFailed, match=r"mixed.painted: expected shape .B, C, 8, 8., got .B, C, 12, 12."):
+        lab.prepare(FITTED.replace("FACTOR", "3"), **given)
