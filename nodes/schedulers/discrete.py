@@ -134,7 +134,7 @@ class DiscreteDiffusion:
 
     config_file: ClassVar[str] = "scheduler_config.json"
     facts: ClassVar[Mapping[str, str]] = {"prediction": "$prediction_type", "schedule": SCHEDULE}
-    ignored: ClassVar[frozenset[str]] = SOLVER_KEYS
+    ignored: ClassVar[frozenset[str]] = SOLVER_KEYS | {"tensor_format", "timestep_values"}  # of 2022, read by no solver
     config: Any
 
     def __init__(self, config: ProcessConfig) -> None:
