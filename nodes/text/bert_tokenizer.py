@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from ...authoring import Bound, Component, Fact
+from ...authoring import Bound, Component, Fact, note
 from ...errors import WeightsError
 from ..kinds import Tokens
 from .encoding import (
@@ -24,6 +24,7 @@ from .encoding import (
     save_backend,
     token_id,
 )
+from .vocabulary import Names, read_names
 
 if TYPE_CHECKING:
     import tokenizers
@@ -57,20 +58,22 @@ class BertTokenizer(Component, version=1):
     """Word pieces (Devlin et al. 2019, arXiv:1810.04805, section 3), as the text encoder of latent diffusion reads them.
 
     A row is the start token, at most L - 2 tokens of text, the end token, and padding. The name of a special token in a
-    text is read as ordinary text, where transformers would take it for the token.
+    text is read as ordinary text, where transformers would take it for the token. Weights that know few things list them
+    in names.json beside the vocabulary (see vocabulary.py); a text without any gives a note.
     """
 
     Config = BertTokenizerConfig
     config_file = "tokenizer_config.json? special_tokens_map.json"
-    files = ("tokenizer.json vocab.txt", "added_tokens.json?")
+    files = ("tokenizer.json vocab.txt", "added_tokens.json?", "names.json?")
     published = ("BertTokenizer", "BertTokenizerFast")
     metadata: Mapping[str, Any] = {"tokenizer_class": "BertTokenizer"}
     ignored = IGNORED | {"mask_token"}
 
-    def __init__(self, config: BertTokenizerConfig, pieces: tokenizers.Tokenizer) -> None:
+    def __init__(self, config: BertTokenizerConfig, pieces: tokenizers.Tokenizer, names: Names | None = None) -> None:
         """pieces: see `backend`. Raises WeightsError where a special token is not in the vocabulary."""
         self.config = config
         self.pieces = pieces
+        self.names = names
         token_id(pieces.token_to_id, config.unk_token, "unknown")
         start = token_id(pieces.token_to_id, config.cls_token, "start")
         end = token_id(pieces.token_to_id, config.sep_token, "end")
@@ -98,16 +101,19 @@ class BertTokenizer(Component, version=1):
             vocab = built(lambda: models.WordPiece.read_file(str(files["vocab.txt"])))
         pieces = built(lambda: backend(config, vocab))
         add_tokens(pieces, added_tokens(data, files))
-        return cls(config, pieces)
+        names = read_names(files["names.json"]) if "names.json" in files else None
+        return cls(config, pieces, names)
 
     def save_files(self, folder: Path) -> None:
-        """Writes tokenizer.json."""
+        """Writes tokenizer.json, and names.json where there are names."""
         from tokenizers import processors
 
         start, end = self.config.cls_token, self.config.sep_token
         ids = [(start, self.frame.start[0]), (end, self.frame.end[0])]
         self.pieces.post_processor = processors.TemplateProcessing(single=[start, "$A", end], special_tokens=ids)
         save_backend(self.pieces, folder)
+        if self.names is not None:
+            (folder / "names.json").write_text(self.names.to_json(), encoding="utf-8")
 
     @property
     def vocab_size(self) -> int:
@@ -117,9 +123,13 @@ class BertTokenizer(Component, version=1):
     def __call__(self, text: str) -> Annotated[Tokens, "1 model_max_length", Fact(vocabulary="wordpiece")]:
         """Ids and mask [1, L] of one text, on the device of the run; the mask is True from the start to the end token.
 
-        A longer text is cut after L - 2 tokens, and a note says where. Raises PortError for text that is not Unicode.
+        A longer text is cut after L - 2 tokens, and a note says where; so one does where the weights know no word of it.
+        Raises PortError for text that is not Unicode.
         """
-        return self.batch([text])
+        tokens = self.batch([text])
+        if self.names is not None and (unknown := self.names.unknown(text)):
+            note(unknown)
+        return tokens
 
     def batch(self, texts: list[str]) -> Annotated[Tokens, "B model_max_length", Fact(vocabulary="wordpiece")]:
         """Ids and mask [B, L] of several texts, each as by itself."""

@@ -10,12 +10,13 @@ import pytest
 
 from diffgraph.authoring import running_notes
 from diffgraph.errors import WeightsError
+from diffgraph.nodes.text.bert_tokenizer import BertTokenizer
 from diffgraph.nodes.text.t5_tokenizer import T5Tokenizer, T5TokenizerConfig
 from diffgraph.nodes.text.tokenizer import Tokenizer, TokenizerConfig
 from diffgraph.nodes.text.vocabulary import MAX_FILE_BYTES, Names, read_names
 
 from .test_tokenizer import trained
-from .test_tokenizers import write_t5
+from .test_tokenizers import write_bert, write_t5
 
 NAMES = Names({"names": ("alarm clock", "apple", "house with garden"), "colours": ("red", "green")})
 
@@ -49,10 +50,11 @@ def test_a_long_prompt_is_shown_in_part_and_compared_in_no_time() -> None:
     assert len(told) < 250
 
 
-@pytest.mark.parametrize("cls", [Tokenizer, T5Tokenizer])
+@pytest.mark.parametrize("cls", [Tokenizer, T5Tokenizer, BertTokenizer])
 def test_the_tokenizer_notes_it_with_the_file_that_lists_all(cls: Any, tmp_path: Path) -> None:
-    if cls is T5Tokenizer:
-        write_t5(tmp_path, "tokenizer.json")
+    writers = {T5Tokenizer: write_t5, BertTokenizer: write_bert}
+    if cls in writers:
+        writers[cls](tmp_path, "tokenizer.json")
     else:
         trained().save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "names.json").write_text(json.dumps({"names": ["apple", "dog"]}))
@@ -82,6 +84,18 @@ def test_names_survive_saving(tmp_path: Path) -> None:
     assert read.names is not None
     assert read.names.lists == NAMES.lists
     assert Tokenizer(TokenizerConfig(), bpe).names is None
+
+
+@pytest.mark.parametrize("form", ["tokenizer.json", "vocab.txt"])
+def test_names_of_word_pieces_survive_saving(form: str, tmp_path: Path) -> None:
+    write_bert(tmp_path, form)
+    plain = BertTokenizer.from_pretrained(tmp_path)
+    assert plain.names is None
+    BertTokenizer(plain.config, plain.pieces, NAMES).save_pretrained(tmp_path / "named")
+    read = BertTokenizer.from_pretrained(tmp_path / "named")
+    assert read.names is not None
+    assert read.names.lists == NAMES.lists
+    assert read.batch(["a dog"]).ids.equal(plain.batch(["a dog"]).ids)
 
 
 @pytest.mark.parametrize("form", ["tokenizer.json", "spiece.model"])
