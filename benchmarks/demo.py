@@ -1,7 +1,7 @@
 """Scores the demo's weights: names drawn, copies, pairs never seen, and the upsampler beside bicubic.
 
     python scripts/build_emoji.py data/emoji
-    python benchmarks/demo.py data/emoji --out runs/demo [--seeds 4] [--batch 48]
+    python benchmarks/demo.py data/emoji [--system imagen] [--out runs/demo] [--seeds 4] [--batch 48]
 
 Prints one line a score and writes them to OUT/figures.json; writes OUT/blind.png, a sheet of 64 pictures to be named
 by someone who has not seen the prompts, with the prompts in OUT/blind-key.json; and OUT/names.png, OUT/unseen.png,
@@ -23,6 +23,8 @@ import scoring
 from scoring import Drawings, Pixels
 
 Sample = Callable[[Sequence[str], Sequence[int]], Pixels]  # prompts, seeds -> pictures [N, 64, 64, 3] in [0, 1]
+Upsample = Callable[[Any, Sequence[str]], Any]  # small images [N, 3, 16, 16] in [-1, 1], captions -> [N, 3, 64, 64]
+WEIGHTS = Path(__file__).parent.parent / "graphs" / "weights"
 
 
 def emoji_script() -> Any:
@@ -85,18 +87,17 @@ def score_unseen(sample: Sample, script: Any, train: Drawings, unseen: Drawings,
     return {"unseen pairs": len(prompts), "unseen pairs right": len(prompts) - len(missed), "missed": missed}
 
 
-def score_upsampler(upsample: Callable[[Any, Sequence[str]], Any], plain: Drawings, out: Path) -> dict[str, float]:
+def score_upsampler(upsample: Upsample, chosen: Drawings, file: Path) -> dict[str, float]:
     """PSNR and SSIM of the upsampler and of bicubic, from drawings made 16 x 16 by averaging."""
     import torch
     from torch.nn import functional as F
 
-    chosen = plain.where([index % 9 == 0 for index in range(len(plain.names))])
     image = torch.from_numpy(chosen.pixels).permute(0, 3, 1, 2) * 2 - 1
     small = ((F.avg_pool2d(image, 4) + 1) * 127.5).round() / 127.5 - 1
     bicubic = to_pixels(F.interpolate(small, (64, 64), mode="bicubic"))
     made = to_pixels(upsample(small, chosen.texts))
     rows = np.stack([bicubic, made, chosen.pixels], 1)[:24].reshape(-1, *made.shape[1:])
-    scoring.sheet(rows, 12).save(out / "upsampler.png")
+    scoring.sheet(rows, 12).save(file)
     return {
         "drawings": len(chosen.names),
         "PSNR bicubic": round(float(scoring.psnr(bicubic, chosen.pixels).mean()), 2),
@@ -117,11 +118,11 @@ def write_blind_sheet(sample: Sample, script: Any, out: Path) -> None:
     (out / "blind-key.json").write_text(json.dumps(prompts, indent=1) + "\n")
 
 
-def graph_sample(size: int) -> Sample:
-    """Pictures through the shipped graph, a prompt at a time; seeds that follow one another are one batch."""
+def graph_sample(system: str, size: int) -> Sample:
+    """Pictures through a shipped graph, a prompt at a time; seeds that follow one another are one batch."""
     from diffgraph import Graph
 
-    graph = Graph.load("glide")
+    graph = Graph.load(system)
 
     def sample(prompts: Sequence[str], seeds: Sequence[int]) -> Pixels:
         pictures, index = [], 0
@@ -142,8 +143,8 @@ def graph_sample(size: int) -> Sample:
     return sample
 
 
-def graph_upsample(small: Any, texts: Sequence[str]) -> Any:
-    """The upsampler of the shipped weights alone, with its own scheduler, from given small images."""
+def glide_upsample(small: Any, texts: Sequence[str]) -> Any:
+    """GLIDE's upsampler alone, with its own scheduler, from given small images."""
     import torch
 
     from diffgraph.nodes.draw import normal, seeded
@@ -151,7 +152,7 @@ def graph_upsample(small: Any, texts: Sequence[str]) -> Any:
     from diffgraph.nodes.schedulers.ddim import DDIMScheduler
     from diffgraph.nodes.text.tokenizer import Tokenizer
 
-    folder = Path(__file__).parent.parent / "graphs" / "weights" / "glide-demo"
+    folder = WEIGHTS / "glide-demo"
     model = UNetGLIDE.from_pretrained(folder / "upsampler")
     scheduler = DDIMScheduler.from_pretrained(folder / "upsampler")
     tokenizer = Tokenizer.from_pretrained(folder / "base")
@@ -166,19 +167,64 @@ def graph_upsample(small: Any, texts: Sequence[str]) -> Any:
     return sample
 
 
+def imagen_upsample(small: Any, texts: Sequence[str]) -> Any:
+    """Imagen's upsampler alone, from given small images, with as much noise on them as its graph adds."""
+    import torch
+
+    from diffgraph import Graph
+    from diffgraph.nodes.draw import normal, seeded
+    from diffgraph.nodes.models.t5_encoder import T5Encoder
+    from diffgraph.nodes.models.unet_if import UNetIF
+    from diffgraph.nodes.schedulers.ddim import DDIMScheduler
+    from diffgraph.nodes.schedulers.ddpm import DDPMScheduler
+    from diffgraph.nodes.tensors import resize
+    from diffgraph.nodes.text.t5_tokenizer import T5Tokenizer
+
+    base, folder = WEIGHTS / "imagen-demo" / "base", WEIGHTS / "imagen-demo" / "upsampler"
+    inputs = Graph.load("imagen").document.inputs
+    level = inputs["noise_level"].default
+    model = UNetIF.from_pretrained(folder / "unet")
+    scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
+    noising = DDPMScheduler.from_pretrained(folder / "image_noising_scheduler")
+    tokenizer, encoder = (
+        T5Tokenizer.from_pretrained(base / "tokenizer"),
+        T5Encoder.from_pretrained(base / "text_encoder"),
+    )
+    with torch.no_grad():
+        noise, rng = normal(seeded(range(len(texts))), model.sample_shape)
+        low_res = noising.add_noise(resize(small, *model.sample_shape[1:], align_corners=True), noise, level)
+        condition = model.condition(encoder(tokenizer.batch(list(texts))), low_res, level)
+        noise, rng = normal(rng, model.sample_shape)
+        steps = scheduler.schedule(str(inputs["upsampler_steps"].default))
+        sample, state = scheduler.start(noise, steps)
+        for step in steps:
+            prediction = model(sample, step.timestep, condition)
+            sample, state, rng = scheduler.step(prediction, sample, step, state, rng)
+    return sample
+
+
+UPSAMPLERS: dict[str, Upsample] = {"glide": glide_upsample, "imagen": imagen_upsample}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="what scripts/build_emoji.py wrote")
+    parser.add_argument("--system", default="glide", help="a shipped graph with a prompt and pictures of 64 x 64")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--batch", type=int, default=48)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    script, sample = emoji_script(), graph_sample(given.batch)
+    script, sample = emoji_script(), graph_sample(given.system, given.batch)
     train, unseen = scoring.load(given.data / "train"), scoring.load(given.data / "unseen")
     plain = train.where([not colour for colour in train.colours])
-    figures = {
-        "upsampler": score_upsampler(graph_upsample, plain, given.out),
+    figures: dict[str, dict[str, Any]] = {}
+    if given.system in UPSAMPLERS:
+        upsample, few = UPSAMPLERS[given.system], [index % 9 == 0 for index in range(len(plain.names))]
+        figures["upsampler"] = score_upsampler(upsample, plain.where(few), given.out / "upsampler.png")
+        few = [index % 3 == 0 for index in range(len(unseen.names))]
+        figures["upsampler, held out"] = score_upsampler(upsample, unseen.where(few), given.out / "held_out.png")
+    figures |= {
         "unseen": score_unseen(sample, script, train, unseen, given.out),
         "names": score_names(sample, plain, given.seeds, given.out),
     }
