@@ -1,6 +1,7 @@
-"""Makes a sheet of pictures, one a prompt, with the shipped glide: the picture at the top of the README.
+"""Makes a sheet of pictures, one a prompt, with a shipped graph: the picture at the top of the README, and of systems.
 
 python scripts/make_sheet.py docs/images/sheet.png
+python scripts/make_sheet.py docs/images/imagen.png --graph imagen
 python scripts/make_sheet.py sheet.png --weights runs/glide --seed 3 "blue whale" "green dog"
 """
 
@@ -41,11 +42,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("file", type=Path)
     parser.add_argument("prompts", nargs="*", default=PROMPTS)
-    parser.add_argument("--weights", help="a folder that holds base/ and upsampler/; the shipped ones unless given")
+    parser.add_argument("--graph", default="glide", help="any that takes a prompt and makes a picture")
+    parser.add_argument("--weights", help="a folder, in place of the shipped ones")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--columns", type=int, default=6)
     arguments = parser.parse_args()
-    graph = Graph.load("glide")
+    graph = Graph.load(arguments.graph)
     given = {"seed": arguments.seed} | ({"weights": arguments.weights} if arguments.weights else {})
     pictures = [graph(prompt=prompt, **given).image.pil() for prompt in arguments.prompts]
     arguments.file.parent.mkdir(parents=True, exist_ok=True)
