@@ -4,17 +4,29 @@ diffgraph train graphs/train/glide.yaml --data data/emoji/train --out runs/base
 diffgraph train graphs/train/glide_upsampler.yaml --data data/emoji/train --out runs/upsampler
 diffgraph train graphs/train/ddpm.yaml --data data/emoji/plain --out runs/ddpm
 python scripts/export_demo.py --base runs/base --upsampler runs/upsampler --ddpm runs/ddpm
+
+Latent diffusion is trained in two stages: the second needs what the first exported, with the scale of its latents.
+
+diffgraph train graphs/train/ldm_autoencoder.yaml --data data/emoji/train --out runs/autoencoder
+python scripts/export_demo.py --autoencoder runs/autoencoder --data data/emoji/train
+diffgraph train graphs/train/ldm.yaml --data data/emoji/train --out runs/ldm
+python scripts/export_demo.py --ldm runs/ldm
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from build_emoji import COLOURS, NAMES
 
+from diffgraph.nodes.data import ImageFolder, ImageFolderConfig
+from diffgraph.nodes.models.autoencoder_kl import AutoencoderKL
+from diffgraph.nodes.models.ldm_bert import LDMBert
 from diffgraph.nodes.models.unet2d import UNet2D
+from diffgraph.nodes.models.unet2d_condition import UNet2DCondition
 from diffgraph.nodes.models.unet_glide import UNetGLIDE
 from diffgraph.nodes.schedulers.ddim import DDIMConfig, DDIMScheduler
 from diffgraph.nodes.schedulers.ddpm import DDPMConfig, DDPMScheduler
@@ -23,11 +35,48 @@ from diffgraph.nodes.text.tokenizer import Tokenizer
 WEIGHTS = Path(__file__).parent.parent / "graphs" / "weights"
 
 
+def export_names(folder: Path) -> None:
+    """What the weights know by name, for the note that answers other prompts."""
+    names = {"names": sorted(NAMES), "colours": list(COLOURS)}
+    (folder / "names.json").write_text(json.dumps(names, indent=1) + "\n")
+
+
+def export_autoencoder(run: Path, data: Path, size: int = 64) -> None:
+    """The autoencoder of latent diffusion, with the scale that gives the latents of its data a variance of 1."""
+    import torch
+
+    model = AutoencoderKL.from_pretrained(run / "vqvae")
+    pictures = ImageFolder.open(ImageFolderConfig(size=size), data).pixels
+    latents = []
+    with torch.no_grad():
+        for rows in torch.from_numpy(pictures).split(64):
+            latents.append(model.posterior(rows.permute(0, 3, 1, 2) / 127.5 - 1).mean)
+    scale = round(1 / float(torch.cat(latents).std()), 5)
+    model.config = replace(model.config, scaling_factor=scale)
+    model.save_pretrained(WEIGHTS / "ldm-demo" / "vqvae", dtype="float16")
+    print(f"scaling_factor {scale}")
+
+
+def export_ldm(run: Path) -> None:
+    """The U-Net and the text encoder of latent diffusion, and a scheduler that ends at the clean latents."""
+    place = WEIGHTS / "ldm-demo"
+    UNet2DCondition.from_pretrained(run / "unet").save_pretrained(place / "unet", dtype="float16")
+    LDMBert.from_pretrained(run / "bert").save_pretrained(place / "bert", dtype="float16")
+    config = DDIMConfig(
+        beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=False, timestep_spacing="trailing"
+    )
+    DDIMScheduler(config).save_pretrained(place / "scheduler")
+    export_names(place / "tokenizer")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("base", "upsampler", "ddpm"):
+    for name in ("base", "upsampler", "ddpm", "autoencoder", "ldm"):
         parser.add_argument(f"--{name}", type=Path, help=f"the folder that the training of {name} wrote")
+    parser.add_argument("--data", type=Path, help="what the autoencoder was trained on")
     options = parser.parse_args()
+    if options.autoencoder and not options.data:
+        parser.error("--autoencoder needs --data, to measure its latents")
     ancestral = DDPMScheduler(
         DDPMConfig(beta_schedule="squaredcos_cap_v2", prediction_type="sample", respaced=True)
     )  # a count of steps is a respacing too, and so begins at the last timestep
@@ -41,8 +90,7 @@ def main() -> None:
         UNetGLIDE.from_pretrained(options.base / "base").save_pretrained(place, dtype="float16")
         Tokenizer.from_pretrained(options.base / "base").save_pretrained(place)
         ancestral.save_pretrained(place)
-        names = {"names": sorted(NAMES), "colours": list(COLOURS)}
-        (place / "names.json").write_text(json.dumps(names, indent=1) + "\n")
+        export_names(place)
     if options.upsampler:
         place = WEIGHTS / "glide-demo" / "upsampler"
         UNetGLIDE.from_pretrained(options.upsampler / "upsampler").save_pretrained(place, dtype="float16")
@@ -51,6 +99,10 @@ def main() -> None:
         place = WEIGHTS / "ddpm-demo"
         UNet2D.from_pretrained(options.ddpm).save_pretrained(place, dtype="float16")
         ancestral.save_pretrained(place)
+    if options.autoencoder:
+        export_autoencoder(options.autoencoder, options.data)
+    if options.ldm:
+        export_ldm(options.ldm)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,15 @@ from PIL import Image, ImageDraw
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from diffgraph.cli import main
+from diffgraph.nodes.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
+from diffgraph.nodes.models.clip_text import CLIPText, CLIPTextConfig
+from diffgraph.nodes.models.ldm_bert import LDMBert, LDMBertConfig
 from diffgraph.nodes.models.t5_encoder import T5Encoder, T5EncoderConfig
 from diffgraph.nodes.models.unet2d import UNet2D, UNet2DConfig
+from diffgraph.nodes.models.unet2d_condition import UNet2DCondition, UNet2DConditionConfig
 from diffgraph.nodes.models.unet_glide import UNetGLIDE, UNetGLIDEConfig
 from diffgraph.nodes.models.unet_if import UNetIF, UNetIFConfig
+from diffgraph.nodes.models.vq_model import VQModel, VQModelConfig
 
 from ..fill import fill
 from ..nodes.test_unet_if import first_stage, second_stage
@@ -125,6 +130,121 @@ def imagen_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def if_parts(imagen_parts: Path) -> dict[str, Path]:
     """Its two repositories, as inputs of imagen_if."""
     return {"weights": imagen_parts / "base", "upsampler_weights": imagen_parts / "upsampler"}
+
+
+# Autoencoders of two levels: latents half as large as pictures.
+CODER: dict[str, Any] = {
+    "block_out_channels": (16, 32), "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2, "norm_num_groups": 8,
+}  # fmt: skip
+LATENT: dict[str, Any] = {
+    "sample_size": 8, "block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8,
+}  # fmt: skip
+LDM_SCHEDULER = {
+    "_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
+    "clip_sample": False,
+}  # fmt: skip
+
+
+def save_all(folder: Path, make: Callable[[], dict[str, Any]], scheduler: dict[str, Any]) -> Path:
+    """A repository of networks, each in its folder, with the config of a scheduler."""
+    with torch.random.fork_rng(devices=[]):
+        modules = make()
+    for name, module in modules.items():
+        fill(module)
+        module.save_pretrained(folder / name)
+    (folder / "scheduler").mkdir()
+    write_scheduler(folder / "scheduler", scheduler)
+    return folder
+
+
+def text_unet(width: int) -> UNet2DCondition:
+    """A U-Net of 8 x 8 latents that sees a text of this width."""
+    levels = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "attention_head_dim": 2}
+    return UNet2DCondition(
+        UNet2DConditionConfig(
+            **LATENT, **levels, up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=width
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def ldm_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny latent diffusion in the layout of CompVis/ldm-text2im-large-256. 8 x 8 latents, 16 pixels."""
+    text = LDMBertConfig(
+        vocab_size=31, max_position_embeddings=8, encoder_layers=1, encoder_ffn_dim=32, d_model=24, head_dim=8,
+        encoder_attention_heads=2, dropout=0.0,
+    )  # fmt: skip
+
+    def make() -> dict[str, Any]:
+        autoencoder = AutoencoderKL(AutoencoderKLConfig(**CODER))
+        return {"bert": LDMBert(text), "unet": text_unet(24), "vqvae": autoencoder}
+
+    folder = save_all(tmp_path_factory.mktemp("ldm"), make, LDM_SCHEDULER)
+    (folder / "tokenizer").mkdir()
+    letters = [f"{start}{letter}" for start in ("", "##") for letter in "acdeginoprstu"]
+    (folder / "tokenizer/vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]))
+    (folder / "tokenizer/tokenizer_config.json").write_text(json.dumps({"model_max_length": 8}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion: its text encoder is CLIP's."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*alphabet, *(f"{byte}</w>" for byte in alphabet), "<|startoftext|>", "<|endoftext|>"]
+    text = CLIPTextConfig(
+        vocab_size=len(pieces), hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=8, eos_token_id=len(pieces) - 1,
+    )  # fmt: skip
+
+    def make() -> dict[str, Any]:
+        return {
+            "text_encoder": CLIPText(text), "unet": text_unet(32), "vae": AutoencoderKL(AutoencoderKLConfig(**CODER)),
+        }  # fmt: skip
+
+    scheduler = {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "steps_offset": 1}
+    folder = save_all(tmp_path_factory.mktemp("clip"), make, LDM_SCHEDULER | scheduler)
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer/vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}))
+    (folder / "tokenizer/merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer/tokenizer_config.json").write_text(json.dumps({"model_max_length": 8}))
+    return folder
+
+
+def save_codebook(folder: Path, in_channels: int) -> Path:
+    """A U-Net without a text, over the latents of a codebook."""
+    levels = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+
+    def make() -> dict[str, Any]:
+        autoencoder = VQModel(VQModelConfig(**CODER, num_vq_embeddings=16))
+        return {"unet": UNet2D(UNet2DConfig(**LATENT, **levels, in_channels=in_channels)), "vqvae": autoencoder}
+
+    return save_all(folder, make, LDM_SCHEDULER)
+
+
+@pytest.fixture(scope="session")
+def codebook_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny ldm_unconditional."""
+    return save_codebook(tmp_path_factory.mktemp("codebook"), 3)
+
+
+@pytest.fixture(scope="session")
+def super_resolution_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny ldm_super_resolution: the U-Net sees a small picture beside the latents."""
+    return save_codebook(tmp_path_factory.mktemp("super_resolution"), 6)
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a picture, and a mask that covers its right half."""
+    folder = tmp_path_factory.mktemp("photo")
+    picture = Image.linear_gradient("L").resize((24, 16))
+    Image.merge("RGB", (picture, picture.rotate(180), picture)).save(folder / "image.png")
+    mask = Image.new("L", (24, 16))
+    mask.paste(255, (12, 0, 24, 16))
+    mask.save(folder / "mask.png")
+    return folder
 
 
 @pytest.fixture(scope="session")
