@@ -217,13 +217,13 @@ class Memory:
 
     def __init__(self, limit: int = GIB) -> None:
         self.limit = limit
-        self._values: OrderedDict[str, tuple[Any, int, State]] = OrderedDict()
+        self._values: OrderedDict[str, tuple[Any, int, State | None]] = OrderedDict()  # None: nothing can change
         self._used = 0
 
     def has(self, key: str) -> bool:
         """Whether there is a value, which nobody has changed since."""
         found = self._values.get(key)
-        if found is not None and found[2] and not same_state(found[2]):
+        if found is not None and found[2] is not None and not same_state(found[2]):
             self._used -= self._values.pop(key)[1]
             return False
         return found is not None
@@ -242,7 +242,7 @@ class Memory:
         if old is not None:
             self._used -= old[1]
         if size <= self.limit:
-            self._values[key] = value, size, state_of([value]) if size > PLAIN_SIZE else []
+            self._values[key] = value, size, state_of([value]) if size > PLAIN_SIZE else None
             self._used += size
             if self._used > self.limit:
                 self.prune(self.limit)
