@@ -313,6 +313,20 @@ class Graph:
 
         return to_networkx(self.document)
 
+    def svg(self, *, depth: int = 1, theme: str = "light") -> str:
+        """A drawing of the graph; depth: how many graphs in graphs are opened; theme: "light" or "dark"."""
+        from .drawing.show import drawing
+        from .drawing.svg import svg
+
+        found, _ = drawing(self.document, self.source, self.loader, self.registry, depth=depth, theme=theme)
+        return svg(found)
+
+    def _repr_svg_(self) -> str | None:
+        try:
+            return self.svg()
+        except DiffgraphError:
+            return None  # a notebook shows the text instead
+
     # --- inside
 
     def _kind_of(self, what: Any) -> tuple[NodeType, Any]:

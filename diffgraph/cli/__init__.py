@@ -18,6 +18,7 @@ COMMANDS = {
     "run": "Run a graph; its inputs are the options",
     "check": "Find every mistake in a graph, without running it",
     "plan": "Show what would run, what is cached, and what is missing",
+    "show": "Draw a graph, as SVG or PNG",
     "train": "Train what a training graph names, on a folder of data",
     "nodes": "List the node types, or explain one",
     "graphs": "List the shipped graphs, or copy one here to edit it",
