@@ -6,7 +6,8 @@ Each model has its published config where its weights fit in memory, and both si
 Time: both sides by turns in one process, 20 pairs of passes (3 where a pass takes longer than 8 s), with one thread
 (processor time) and with all (wall time); the ratio is the peer's time to ours, the median over pairs, with the
 quartiles behind it. A pass of ours includes `condition`, which a denoising loop calls once for all its steps. Memory:
-the peak of a pass above what its process, one for each side, held before it.
+the peak of a pass above what its process, one for each side, held before it; the allocator gives back what is freed at
+once, or the figure would tell how the heap broke up.
 """
 
 from __future__ import annotations
@@ -441,7 +442,8 @@ def peak(case: Case, side: str) -> dict[str, Any]:
 def child(case: Case, work: str, quick: bool) -> dict[str, Any]:
     """What this script, run in a process of its own, found for one case."""
     command = [sys.executable, __file__, "--only", case.title, "--work", work] + ["--quick"] * quick
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    environment = os.environ if work == "time" else {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
     if done.returncode:
         sys.exit(f"{case.title}: {work} ended with {done.returncode}")
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
