@@ -87,7 +87,8 @@ def arrange(frame: Box) -> None:
                 right.left.append(edge)
     for item in ins.values():
         targets = [edge.target for edge in item.right]
-        item.lane = 0 if targets and all(target.lane == 0 for target in targets) else 1
+        part = item.port is not None and item.port.kind == COMPONENT
+        item.lane = 0 if part or (targets and all(target.lane == 0 for target in targets)) else 1
     layers: list[list[Item]] = [[] for _ in range(last + 1)]
     for item in (*ins.values(), *items.values(), *ways.values(), *outs.values()):
         layers[item.rank].append(item)
@@ -171,7 +172,7 @@ def _heights(layers: list[list[Item]]) -> None:
                 pulls = [(_pull(edge, True), _weight(edge)) for edge in item.left]
                 pulls += [(_pull(edge, False), _weight(edge)) for edge in item.right]
                 total = sum(weight for _, weight in pulls)
-                wishes.append(sum(y * weight for y, weight in pulls) / total if pulls else item.y)
+                wishes.append(sum(y * weight for y, weight in pulls) / total if pulls else layer[0].y)
             _pack(layer, wishes)
     top = min((item.y for layer in layers for item in layer), default=0)
     for layer in layers:
@@ -208,7 +209,7 @@ def _pack(layer: Sequence[Item], wanted: Sequence[float]) -> None:
         offsets.append(total)
     blocks: list[list[float]] = []  # mean, weight, count
     for item, wish, offset in zip(layer, wanted, offsets, strict=True):
-        weight = 4.0 if item.what == "way" else 1.0
+        weight = 4.0 if item.what == "way" else 1.0 if item.left or item.right else 1e-6  # unwired: below the others
         blocks.append([wish - offset, weight, 1])
         while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
             mean, more, count = blocks.pop()

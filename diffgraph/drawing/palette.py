@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from unicodedata import east_asian_width
 from zlib import crc32
@@ -39,11 +39,14 @@ DARK = Theme(
 THEMES = {"light": LIGHT, "dark": DARK}
 
 
-def colours(kinds: Iterable[str], theme: Theme) -> dict[str, str]:
-    """A colour for each kind: the one that its name gives wherever it is free, so that drawings look alike."""
+def colours(kinds: Mapping[str, int], theme: Theme) -> dict[str, str]:
+    """A colour for each kind: the one that its name gives wherever it is free, so that drawings look alike.
+
+    kinds: with how many wires have it; the most frequent choose first.
+    """
     found = {COMPONENT: theme.component, PLAIN: theme.plain, UNKNOWN: theme.plain}
     free = list(range(len(theme.kinds)))
-    for kind in sorted(set(kinds) - found.keys()):
+    for kind in sorted(kinds.keys() - found.keys(), key=lambda name: (-kinds[name], name)):
         first = crc32(kind.encode()) % len(theme.kinds)
         slot = min(free, key=lambda n: (n - first) % len(theme.kinds)) if free else first
         found[kind] = theme.kinds[slot]

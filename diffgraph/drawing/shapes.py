@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -85,8 +86,8 @@ class Drawing:
 def draw(graph: Box, theme: Theme) -> Drawing:
     """The drawing of a graph that scene.py made."""
     arrange(graph)
-    kinds = {wire.kind for box in graph.walk() for wire in box.wires}
-    painter = _Painter(theme, colours(kinds, theme))
+    counts = Counter(wire.kind for box in graph.walk() for wire in box.wires)
+    painter, kinds = _Painter(theme, colours(counts, theme)), set(counts)
     graph.x, graph.y = MARGIN, MARGIN - 6
     shapes = list(painter.frame(graph, graph.x, graph.y, 0))
     need = max(text_width(graph.title, 20, True), text_width(graph.subtitle, 12))
