@@ -34,7 +34,7 @@ This page is written by `python scripts/parity.py` from the run of the tests tha
 def measured(log: Path) -> list[dict[str, str | float]]:
     """Runs the comparisons, and gives what each reported. Exits where a test fails."""
     environment = {**os.environ, "PARITY_LOG": str(log)}
-    command = [sys.executable, "-m", "pytest", "-q", "tests/peers", "tests/nodes", "tests/graphs"]
+    command = [sys.executable, "-m", "pytest", "-q", "tests/peers", "tests/nodes"]
     done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
     if done.returncode:
         sys.exit("a test failed; docs/parity.md is left as it was")
@@ -42,18 +42,17 @@ def measured(log: Path) -> list[dict[str, str | float]]:
 
 
 def page(found: list[dict[str, str | float]]) -> str:
-    """The page: a row for each part, form and peer."""
+    """The page: a row for each part, peer and test, with the worst of what it compared."""
     rows: dict[tuple[str, str, str], list[dict[str, str | float]]] = {}
     for one in found:
-        rows.setdefault((str(one["part"]), str(one["what"]), str(one["peer"])), []).append(one)
-    lines = ["| part | form | peer | comparisons | largest difference | tolerance | test |", "|" + " --- |" * 7]
-    for (part, what, peer), group in sorted(rows.items()):
+        rows.setdefault((str(one["part"]), str(one["peer"]), str(one["test"]).partition("[")[0]), []).append(one)
+    lines = ["| part | peer | compared | largest difference | tolerance | test |", "|" + " --- |" * 6]
+    for (part, peer, test), group in sorted(rows.items()):
         worst = max(group, key=lambda one: float(one["difference"]) / float(one["tolerance"]))
-        test = str(worst["test"]).partition("[")[0]
-        lines.append(
-            f"| {part} | {what} | {peer} | {len(group)} | {worst['difference']:.1e} | {worst['tolerance']:.0e} "
-            f"| `{test}` |"
-        )
+        forms = len({one["what"] for one in group})
+        compared = f"{len(group)} outputs" + (f" of {forms} forms" if forms > 1 else "")
+        difference, tolerance = f"{worst['difference']:.1e}", f"{worst['tolerance']:.0e}"
+        lines.append(f"| {part} | {peer} | {compared} | {difference} | {tolerance} | `{test}` |")
     peers = ", ".join(f"{name} {version(name)}" for name in ("diffusers", "transformers", "torch"))
     return HEAD.format(peers=peers) + "\n".join(lines) + "\n"
 

@@ -66,14 +66,13 @@ def compare(ours: Any, theirs: Any, steps: int, learned: bool, **options: Any) -
             generator.set_state(state.clone())
         wanted = theirs.step(out, timestep, x, generator=generators, **options)
         got = ours.step(prediction, x, step, None, rng)
-        scale = float(wanted.prev_sample.abs().max())
-        original = ours.original(prediction, x, step)
-        peak = float(wanted.pred_original_sample.abs().max())
+        part, library = type(ours).__name__, f"diffusers {type(theirs).__name__}"
         # 1e-5 of the largest value: both compute in float32, with their operations in another order
-        torch.testing.assert_close(original, wanted.pred_original_sample.float(), rtol=0, atol=1e-5 * peak)
+        original = ours.original(prediction, x, step)
+        agree(part, library, original, wanted.pred_original_sample.float(), what="clean estimate")
         last_noise = step.next == -1 and timestep > 0 and isinstance(ours, DDPMScheduler)
         if not last_noise:  # the library adds noise to the finished picture where the last timestep is not 0
-            torch.testing.assert_close(got.sample, wanted.prev_sample.float(), rtol=0, atol=1e-5 * scale)
+            agree(part, library, got.sample, wanted.prev_sample.float(), what="step")
         x, rng = wanted.prev_sample.float(), got.rng
 
 
