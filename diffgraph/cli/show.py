@@ -46,7 +46,7 @@ def command(
     path = Path(output).expanduser() if output is not None else None
     if path is not None:
         if path.suffix.lower() not in SUFFIXES or path.is_dir():
-            hint = f"name it {path.with_suffix('.svg').name or 'graph.svg'}"
+            hint = f"name it {path / 'graph.svg' if path.is_dir() else path.with_suffix('.svg')}"
             raise InputError(f"--output {output}: a drawing is written as .svg or .png", hint=hint)
         Destination(path.parent, path.stem, None, None, "", path).check()
     asked, known = open_graph(graph), registry(nodes)

@@ -55,14 +55,14 @@ def colours(kinds: Mapping[str, int], theme: Theme) -> dict[str, str]:
     return found
 
 
-# Widths of the letters from space to ~, in thousandths of the size, rounded up to what common sans-serif faces need.
+# Widths of the letters from space to ~, in thousandths of the size, the most that Helvetica and the letters of Pillow need.
 _WIDTHS = (
-    "290 300 370 580 580 900 690 220 350 350 410 600 300 350 300 330 "
+    "290 300 370 580 580 900 690 220 350 350 560 600 300 350 300 330 "
     "580 580 580 580 580 580 580 580 580 580 300 300 600 600 600 570 "
-    "1020 690 690 730 730 680 630 790 740 300 530 690 580 850 740 790 "
-    "690 790 730 690 630 740 690 960 690 690 630 300 330 300 490 570 "
-    "350 570 580 530 580 570 310 580 570 250 260 530 250 850 570 580 "
-    "580 580 360 520 310 570 530 740 530 530 520 360 280 360 600"
+    "1020 690 690 730 730 680 630 790 740 300 550 690 580 870 740 790 "
+    "690 790 730 690 630 740 690 960 690 690 630 310 330 300 580 570 "
+    "350 570 620 530 620 570 310 620 600 250 260 530 250 860 600 590 "
+    "620 620 360 520 320 600 530 790 530 530 520 360 280 360 600"
 )
 WIDTHS = tuple(int(word) / 1000 for word in _WIDTHS.split())
 

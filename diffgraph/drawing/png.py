@@ -13,8 +13,8 @@ from .shapes import Arrow, Curve, Dot, Drawing, Rect, Shape, Text
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
-SCALE, FINE = 2, 2  # pixels a unit, and how many times finer it is painted than kept
-MOST = 40_000_000  # pixels that are painted at most
+SCALE, FINE = 2, 2  # points a unit, and how many times finer it is painted than kept
+MOST = 40_000_000  # points that are painted at most
 
 Point = tuple[float, float]
 

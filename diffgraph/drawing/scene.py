@@ -148,7 +148,7 @@ class Scene:
         nodes = dict(graph.nodes)
         if train is not None:
             outputs["loss"] = train.loss
-            data = replace(train.data, name=train.data.as_name, as_name="")
+            data = replace(train.data, name=train.data.as_name)
             nodes = {data.name: data, **nodes}
         self._nodes(nodes, place, depth)
         for name, arg in outputs.items():
@@ -182,9 +182,14 @@ class Scene:
             inner = self._included(node, place)
             box.look = "frame" if inner is not None and depth > 0 else "include"
             box.outs = {name: Port(name, name) for name in (inner.outputs if inner is not None else ())}
-        elif id(node) in self.checker.parts:
+        elif id(node) in self.checker.parts or self._is_component(node):
             box.look = "component"
         return box
+
+    def _is_component(self, node: Node) -> bool:
+        """Whether a type is of components, where the check could say no more because of a mistake."""
+        kind = self.checker.registry.get(node.target_text) if node.form == "node" else None
+        return kind is not None and kind.role == "component" and not node.as_name
 
     def _included(self, node: Node, place: _Place) -> GraphDocument | None:
         """The graph that a node includes; None where it cannot be read, or includes itself."""

@@ -125,6 +125,7 @@ CORE = (
     *(f"checking/{name}" for name in ("dims", "unify", "scopes", "calls", "bodies", "check")),
     *(f"planning/{name}" for name in ("keys", "lowering", "program", "plan")),
     *(f"running/{name}" for name in ("run", "residency", "guards", "store")),
+    *(f"drawing/{name}" for name in ("scene", "layout", "palette", "shapes", "svg", "png", "show")),
     "ports",
 )
 TERMS = re.compile(
