@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from ..authoring import Bound, Fact, node
 from ..errors import PortError
-from .kinds import FACTOR, SPACE, UNSCALED, Prediction, Sample, Score, Step
+from .kinds import CLEAN, FACTOR, SPACE, UNSCALED, Prediction, Sample, Score, Step
 
 FACTS = Fact(prediction="?prediction", schedule="?schedule", model="?model", space="?space")
 CONDITIONED = Fact(conditioned="yes")  # by a model that takes a condition, so that two of them differ
@@ -75,7 +75,7 @@ def guidance_scale(
 
 @node("Likeness", version=1)
 def likeness(
-    image: Annotated[Sample, "B ...", SPACE], target: Annotated[Sample, "B ...", SPACE]
+    image: Annotated[Sample, "B ...", SPACE, CLEAN], target: Annotated[Sample, "B ...", SPACE, CLEAN]
 ) -> Annotated[Score, "B"]:
     """How like a picture is to a target: minus the length of their difference, one number an image, 0 at most.
 

@@ -72,7 +72,7 @@ class Bodies(Calls):
     def _loop(self, node: Node, scope: Scope) -> Value:
         item = self._element(node, scope)
         start = {name: self.value(arg, scope, f"{node.name}.carry.{name}") for name, arg in node.carry.items()}
-        own = {node.as_name: item, **{name: replace(v, literal=UNSET, known=UNSET) for name, v in start.items()}}
+        own = {node.as_name: item, **{name: self._carried(value) for name, value in start.items()}}
         inside = self._inside(node, scope, own, loop=True)
         for name in start:
             inside.names[name] = self._fresh(inside.names[name], inside.loops)
@@ -84,7 +84,8 @@ class Bodies(Calls):
             if name not in start:
                 continue
             value = self.value(arg, inside, f"{node.name}.next.{name}")
-            self._same(node, f"next.{name}", arg, value, start[name])
+            turned = own[name] if start[name].type != ANY else start[name]
+            self._same(node, f"next.{name}", arg, value, turned)
             kept = isinstance(arg, Ref) and arg.name == name and not arg.path
             twins = [twin for twin in node.carry.values() if str(twin) == str(node.carry[name])]
             if kept and len(twins) == 1:  # of two that start alike one may stay what it was
@@ -105,6 +106,11 @@ class Bodies(Calls):
                 )  # fmt: skip
         self._leave(node, node.body, scope, inside, own)
         return Value(Type("outputs", node.name), fields=result) if result else Value(ANY)
+
+    def _carried(self, start: Value) -> Value:
+        """What a carried value is inside the loop: the start's type and shape, and what the body's ports say besides."""
+        learns = start.learns or start.type.form == "kind"
+        return replace(start, literal=UNSET, known=UNSET, facts=dict(start.facts), learns=learns)
 
     def _stale(self, node: Node) -> None:
         """Refuses, inside a loop, what a carried value was before the loop: every turn would begin anew."""
