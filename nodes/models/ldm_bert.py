@@ -20,6 +20,7 @@ from .text_blocks import LIBRARY_KEYS, checked_tokens
 
 Count = Annotated[int, Bound(ge=1)]
 Share = Annotated[float, Bound(ge=0, lt=1)]
+INITIAL = 0.02  # standard deviation of embeddings at first, as in the original; at 1 a text is learnt many times slower
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ class Encoder(nn.Module):
         self.dropout = config.dropout
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
         self.embed_positions = nn.Embedding(config.max_position_embeddings, config.d_model)
+        for table in (self.embed_tokens, self.embed_positions):
+            nn.init.normal_(table.weight, std=INITIAL)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.encoder_layers))
         self.layer_norm = LayerNorm(config.d_model)
 

@@ -456,3 +456,11 @@ def test_another_class_is_refused(tmp_path: Path) -> None:
     t5().save_pretrained(tmp_path)
     with pytest.raises(WeightsError, match="this is a T5EncoderModel; CLIPText wants CLIPTextModel or"):
         CLIPText.from_pretrained(tmp_path)
+
+
+def test_embeddings_of_ldm_bert_start_small() -> None:
+    """As in the original: at the usual standard deviation of 1 positions drown the words, and training is slow."""
+    with torch.random.fork_rng():
+        model = bert(vocab_size=2000)
+    for table in (model.model.embed_tokens, model.model.embed_positions):
+        assert table.weight.std().item() == pytest.approx(0.02, rel=0.15)
