@@ -83,7 +83,7 @@ def small_system(name: str) -> str:
     used = {line.split("$")[1] for line in lines if "$" in line}
     for part, text in reversed(PARTS.items()):
         if part in used:
-            used |= {word for word in re.findall(r"\$(\w+)", text)}
+            used |= set(re.findall(r"\$(\w+)", text))
     outputs = "low_res: $sampled.low_res" if sampler == "hand_off" else "image: $sampled.sample"
     return SYSTEM.format(
         inputs="\n".join(f"  {key}: {text}" for key, text in INPUTS.items() if key in used),

@@ -315,6 +315,8 @@ def is_plain(value: Any) -> bool:
 
 
 def _unknown(part: Any) -> bool:
-    if isinstance(part, tuple) and part and isinstance(part[0], Rest):  # dimensions of which not even the first is known
+    if (
+        isinstance(part, tuple) and part and isinstance(part[0], Rest)
+    ):  # dimensions of which not even the first is known
         return True
     return part is None or (isinstance(part, list) and any(_unknown(p) for p in part))

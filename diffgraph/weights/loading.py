@@ -64,9 +64,7 @@ def read_config(
             hint = f"did you mean {near}?" if near else f"fields: {', '.join(fields)}"
             raise InputError(f"{title} has no config field {key!r}", hint=hint)
     here, found = folder.component(title, config_file, published)
-    values = parse_config(
-        fields, {**found, **(overrides or {})}, ignored=ignored, where=f"{here}/{_main(config_file)}"
-    )
+    values = parse_config(fields, {**found, **(overrides or {})}, ignored=ignored, where=f"{here}/{_main(config_file)}")
     return ConfigRead(here, values, metadata_of(fields, found, ignored))
 
 

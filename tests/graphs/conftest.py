@@ -158,12 +158,16 @@ def save_all(folder: Path, make: Callable[[], dict[str, Any]], scheduler: dict[s
     return folder
 
 
-def text_unet(width: int) -> UNet2DCondition:
-    """A U-Net of 8 x 8 latents that sees a text of this width."""
+def text_unet(width: int, in_channels: int = 4) -> UNet2DCondition:
+    """A U-Net of 8 x 8 latents that sees a text of this width; with 9 channels also what is to be repainted."""
     levels = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "attention_head_dim": 2}
     return UNet2DCondition(
         UNet2DConditionConfig(
-            **LATENT, **levels, up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=width
+            **LATENT,
+            **levels,
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=width,
+            in_channels=in_channels,
         )
     )
 
@@ -188,8 +192,7 @@ def ldm_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def clip_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def save_clip(folder: Path, in_channels: int) -> Path:
     """A tiny Stable Diffusion: its text encoder is CLIP's."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = [*alphabet, *(f"{byte}</w>" for byte in alphabet), "<|startoftext|>", "<|endoftext|>"]
@@ -200,16 +203,29 @@ def clip_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make() -> dict[str, Any]:
         return {
-            "text_encoder": CLIPText(text), "unet": text_unet(32), "vae": AutoencoderKL(AutoencoderKLConfig(**CODER)),
+            "text_encoder": CLIPText(text), "unet": text_unet(32, in_channels),
+            "vae": AutoencoderKL(AutoencoderKLConfig(**CODER)),
         }  # fmt: skip
 
     scheduler = {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "steps_offset": 1}
-    folder = save_all(tmp_path_factory.mktemp("clip"), make, LDM_SCHEDULER | scheduler)
+    save_all(folder, make, LDM_SCHEDULER | scheduler)
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer/vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}))
     (folder / "tokenizer/merges.txt").write_text("#version: 0.2\n")
     (folder / "tokenizer/tokenizer_config.json").write_text(json.dumps({"model_max_length": 8}))
     return folder
+
+
+@pytest.fixture(scope="session")
+def clip_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion."""
+    return save_clip(tmp_path_factory.mktemp("clip"), 4)
+
+
+@pytest.fixture(scope="session")
+def inpainting_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion made for inpainting."""
+    return save_clip(tmp_path_factory.mktemp("inpainting"), 9)
 
 
 def save_codebook(folder: Path, in_channels: int) -> Path:

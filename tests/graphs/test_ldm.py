@@ -250,7 +250,9 @@ def test_a_tokenizer_of_another_length_is_refused(text2im: tuple[Path, Any], tmp
     from diffgraph.errors import CheckFailed
 
     with pytest.raises(CheckFailed, match="512"):
-        Lab(tmp_path).prepare(GRAPHS / "ldm.yaml", CPU, prompt="x", weights=text2im[0], variant="demo")
+        Lab(tmp_path).prepare(
+            GRAPHS / "ldm.yaml", CPU, prompt="x", weights=text2im[0], sets={"tokenizer.model_max_length": 512}
+        )
 
 
 def test_weights_that_do_not_fit_one_another_are_refused(
