@@ -5,7 +5,7 @@
 
 Prints one line a score and writes them to OUT/figures.json; writes OUT/blind.png, a sheet of 64 pictures to be named
 by someone who has not seen the prompts, with the prompts in OUT/blind-key.json; and OUT/names.png, OUT/unseen.png,
-OUT/upsampler.png.
+OUT/upsampler.png or OUT/autoencoder.png.
 """
 
 from __future__ import annotations
@@ -203,6 +203,25 @@ def imagen_upsample(small: Any, texts: Sequence[str]) -> Any:
     return sample
 
 
+def score_autoencoder(drawings: Drawings, out: Path) -> dict[str, float]:
+    """PSNR and SSIM of what the autoencoder of latent diffusion gives back; writes `out`: each drawing and its own."""
+    import torch
+
+    from diffgraph.nodes.models.autoencoder_kl import AutoencoderKL
+
+    model = AutoencoderKL.from_pretrained(WEIGHTS / "ldm-demo" / "vqvae")
+    image = torch.from_numpy(drawings.pixels).permute(0, 3, 1, 2) * 2 - 1
+    with torch.no_grad():
+        made = np.concatenate([to_pixels(model.decode(model.encode(rows))) for rows in image.split(32)])
+    rows = np.stack([drawings.pixels, made], 1)[:36].reshape(-1, *made.shape[1:])
+    scoring.sheet(rows, 12).save(out)
+    return {
+        "drawings": len(drawings.names),
+        "PSNR": round(float(scoring.psnr(made, drawings.pixels).mean()), 2),
+        "SSIM": round(float(scoring.ssim(made, drawings.pixels).mean()), 4),
+    }
+
+
 UPSAMPLERS: dict[str, Upsample] = {"glide": glide_upsample, "imagen": imagen_upsample}
 
 
@@ -224,6 +243,9 @@ def main() -> None:
         figures["upsampler"] = score_upsampler(upsample, plain.where(few), given.out / "upsampler.png")
         few = [index % 3 == 0 for index in range(len(unseen.names))]
         figures["upsampler, held out"] = score_upsampler(upsample, unseen.where(few), given.out / "held_out.png")
+    if given.system == "ldm":
+        figures["autoencoder"] = score_autoencoder(plain, given.out / "autoencoder.png")
+        figures["autoencoder, held out"] = score_autoencoder(unseen, given.out / "held_out.png")
     figures |= {
         "unseen": score_unseen(sample, script, train, unseen, given.out),
         "names": score_names(sample, plain, given.seeds, given.out),
