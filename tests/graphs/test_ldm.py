@@ -91,10 +91,11 @@ def generators(seeds: list[int]) -> list[torch.Generator]:
 
 
 def compare(graph: str, peer: str, ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    """Images that are equal to 1e-4, of which few pixels are clipped."""
+    """Images that are equal to 1e-4, of which few pixels are clipped. peer: the pipeline, then what it was given."""
     assert theirs.std() > 0.1
     assert (theirs.abs() < 1).float().mean() > 0.9
-    agree(f"graphs/{graph}.yaml", f"diffusers {peer}", ours.clamp(-1, 1), theirs, tolerance=1e-4, what="images")
+    name, _, what = peer.partition(", ")
+    agree(graph, f"diffusers {name}", ours.clamp(-1, 1), theirs, tolerance=1e-4, what=what)
 
 
 # --- text to image ---------------------------------------------------------------------------------------------------

@@ -156,10 +156,11 @@ def ours(tmp_path: Path, name: str, folder: Path, variant: str, scheduler: str, 
 
 
 def compare(graph: str, peer: str, images: torch.Tensor, expected: torch.Tensor) -> None:
-    """Images that are equal to 1e-4, of which few pixels are clipped."""
+    """Images that are equal to 1e-4, of which few pixels are clipped. peer: the pipeline, then what it was given."""
     assert expected.std() > 0.1
     assert (expected.abs() < 1).float().mean() > 0.9
-    agree(f"graphs/{graph}.yaml", f"diffusers {peer}", images.clamp(-1, 1), expected, tolerance=1e-4, what="images")
+    name, _, what = peer.partition(", ")
+    agree(graph, f"diffusers {name}", images.clamp(-1, 1), expected, tolerance=1e-4, what=what)
 
 
 # --- text to image ---------------------------------------------------------------------------------------------------
