@@ -11,6 +11,14 @@ diffgraph train graphs/train/ldm_autoencoder.yaml --data data/emoji/train --out 
 python scripts/export_demo.py --autoencoder runs/autoencoder --data data/emoji/train
 diffgraph train graphs/train/ldm.yaml --data data/emoji/train --out runs/ldm
 python scripts/export_demo.py --ldm runs/ldm
+
+So is Imagen, whose second stage reads texts with the encoder of the first.
+
+python scripts/build_t5_tokenizer.py data/emoji/train runs/t5
+diffgraph train graphs/train/imagen.yaml --data data/emoji/train --tokenizer runs/t5 --out runs/imagen
+python scripts/export_demo.py --imagen runs/imagen
+diffgraph train graphs/train/imagen_upsampler.yaml --data data/emoji/train --out runs/imagen_upsampler
+python scripts/export_demo.py --imagen_upsampler runs/imagen_upsampler
 """
 
 from __future__ import annotations
@@ -25,11 +33,14 @@ from build_emoji import COLOURS, NAMES
 from diffgraph.nodes.data import ImageFolder, ImageFolderConfig
 from diffgraph.nodes.models.autoencoder_kl import AutoencoderKL
 from diffgraph.nodes.models.ldm_bert import LDMBert
+from diffgraph.nodes.models.t5_encoder import T5Encoder
 from diffgraph.nodes.models.unet2d import UNet2D
 from diffgraph.nodes.models.unet2d_condition import UNet2DCondition
 from diffgraph.nodes.models.unet_glide import UNetGLIDE
+from diffgraph.nodes.models.unet_if import UNetIF
 from diffgraph.nodes.schedulers.ddim import DDIMConfig, DDIMScheduler
 from diffgraph.nodes.schedulers.ddpm import DDPMConfig, DDPMScheduler
+from diffgraph.nodes.text.t5_tokenizer import T5Tokenizer
 from diffgraph.nodes.text.tokenizer import Tokenizer
 
 WEIGHTS = Path(__file__).parent.parent / "graphs" / "weights"
@@ -69,9 +80,28 @@ def export_ldm(run: Path) -> None:
     export_names(place / "tokenizer")
 
 
+def export_imagen(run: Path) -> None:
+    """The first stage of Imagen, with its text encoder, in the folders of a published repository."""
+    place = WEIGHTS / "imagen-demo" / "base"
+    UNetIF.from_pretrained(run / "base/unet").save_pretrained(place / "unet", dtype="float16")
+    T5Encoder.from_pretrained(run / "base/text_encoder").save_pretrained(place / "text_encoder", dtype="float16")
+    T5Tokenizer.from_pretrained(run / "base/tokenizer").save_pretrained(place / "tokenizer")
+    DDPMScheduler.from_pretrained(run / "base/scheduler").save_pretrained(place / "scheduler")
+    export_names(place / "tokenizer")
+
+
+def export_imagen_upsampler(run: Path) -> None:
+    """The second stage of Imagen."""
+    place, trained = WEIGHTS / "imagen-demo" / "upsampler", run / "upsampler"
+    UNetIF.from_pretrained(trained / "unet").save_pretrained(place / "unet", dtype="float16")
+    DDIMScheduler.from_pretrained(trained / "scheduler").save_pretrained(place / "scheduler")
+    noising = DDPMScheduler.from_pretrained(trained / "image_noising_scheduler")
+    noising.save_pretrained(place / "image_noising_scheduler")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("base", "upsampler", "ddpm", "autoencoder", "ldm"):
+    for name in ("base", "upsampler", "ddpm", "autoencoder", "ldm", "imagen", "imagen_upsampler"):
         parser.add_argument(f"--{name}", type=Path, help=f"the folder that the training of {name} wrote")
     parser.add_argument("--data", type=Path, help="what the autoencoder was trained on")
     options = parser.parse_args()
@@ -103,6 +133,10 @@ def main() -> None:
         export_autoencoder(options.autoencoder, options.data)
     if options.ldm:
         export_ldm(options.ldm)
+    if options.imagen:
+        export_imagen(options.imagen)
+    if options.imagen_upsampler:
+        export_imagen_upsampler(options.imagen_upsampler)
 
 
 if __name__ == "__main__":
