@@ -27,7 +27,7 @@ from .language.graph import NAME, GraphDocument, Ref
 from .language.sources import Loader, Source
 from .planning.lowering import Bound, Settings
 from .planning.plan import Planner
-from .planning.program import CALL, METHOD, Program, select
+from .planning.program import CALL, LOAD, METHOD, Program, select
 from .registry import Registry, registry
 from .running.run import DamagedEntry, Event, Listener, Results, Runner
 
@@ -134,16 +134,27 @@ class Prepared:
     results: Results | None
     memory: int | None
     _whole: Program | None = field(default=None, repr=False)
+    _stored: tuple[Mapping[str, Bound], Program] | None = field(default=None, repr=False)
 
     @no_collections()
     def program(self, without: Set[str] = frozenset()) -> Program:
         """What will run, given what is stored now. without: keys of results that are damaged."""
         results = self.results
         if results is not None:
-            return select(self.planner, self.outputs, lambda key: key not in without and results.has(key))
+            if self._stored is not None and not without and self._holds(*self._stored, results):
+                return self._stored[1]
+            has = (lambda key: key not in without and results.has(key)) if without else results.has
+            program = select(self.planner, self.outputs, has)
+            only_loads = all(instruction.op == LOAD for instruction in program.code)
+            self._stored = (self.outputs, program) if only_loads else None
+            return program
         if self._whole is None:
             self._whole = select(self.planner, self.outputs, lambda key: False, store=False)
         return self._whole
+
+    def _holds(self, outputs: Mapping[str, Bound], program: Program, results: Results) -> bool:
+        """Whether a program that only loads what is stored still makes these outputs."""
+        return outputs is self.outputs and all(map(results.has, [load.name for load in program.code]))
 
     @property
     def handles(self) -> list[Handle]:
