@@ -29,7 +29,7 @@ from typing import Any
 
 TARGET = 0.95
 PAIRS, PAIRS_LARGE, PAIRS_QUICK = 20, 3, 2
-LARGE = 8.0  # seconds of a pass, from which on a few pairs do
+LARGE = 4.0  # seconds of a pass, from which on a few pairs do
 NODES = "diffgraph.nodes.models."
 
 

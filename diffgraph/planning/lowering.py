@@ -17,7 +17,9 @@ from .keys import digest, literal_key
 from .program import CALL, GET, LIST, METHOD, Instruction, Unit
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(
+    slots=True
+)  # not frozen, nor are slots: a large graph makes many, and a frozen one costs three times as much
 class Known:
     """A value known while planning."""
 
@@ -25,7 +27,7 @@ class Known:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Slot:
     """A value that the run will make."""
 
@@ -125,9 +127,7 @@ class Lowering:
             self._code.append(instruction)
         else:
             handles = (instruction.handle,) if instruction.handle is not None else ()
-            unit = Unit(
-                [instruction], (made.index,), tuple(instruction.args), instruction.path, what, instruction.place
-            )
+            unit = Unit([instruction], (made.index,), instruction.args, instruction.path, what, instruction.place)
             unit.handles = handles
             if stored:
                 unit.stores[made.index] = key
@@ -270,7 +270,10 @@ class Lowering:
                 values = [bound.value for bound in bounds if isinstance(bound, Known)]
                 self._static[key] = _computed(kind, method, handle, values)
             return Known(self._static[key], key)
-        args = tuple([self.index(bound, entry[0]) for bound, entry in zip(bounds, signature.parameters, strict=True)])
+        args = tuple([
+            bound.index if type(bound) is Slot else self.index(bound, entry[0])
+            for bound, entry in zip(bounds, signature.parameters, strict=True)
+        ])  # fmt: skip
         if handle is not None:
             instruction = Instruction(METHOD, args, -1, None, handle, method.name, path, node.place, signature.tensors)
         else:
