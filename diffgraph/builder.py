@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -35,8 +35,10 @@ from .wires import BodyBuilder, Level, Wire
 if TYPE_CHECKING:
     import networkx
 
+    from .planning.plan import Planner
     from .results import Result
     from .running.run import Listener
+    from .sweeps import Point, Sweep
 
 
 class Graph:
@@ -306,6 +308,27 @@ class Graph:
 
         prepared = self.plan(variant=variant, options=options, **inputs)
         return make_result(prepared, prepared.run(listeners))
+
+    def sweep(
+        self, axes: Mapping[str, Iterable[Any]], *, variant: str | None = None, options: Options | None = None,
+        sets: Mapping[str, Any] | None = None, listeners: Sequence[Listener] = (), **inputs: Any,
+    ) -> Sweep:  # fmt: skip
+        """Runs the graph with every combination of some values: `g.sweep({"seed": range(8), "prompt": texts})`.
+
+        axes: values by an input's name or a node's key, `NODE.KEY`; the last varies fastest. Raises InputError besides
+        what a call raises.
+        """
+        from .sweeps import sweep
+
+        session = self._session(options)
+
+        def prepare(values: Point, keys: Point, planner: Planner | None) -> Prepared:
+            return session.prepare(
+                self.document, self.source, self.loader, {**inputs, **values}, variant=variant,
+                sets={**(sets or {}), **keys}, planner=planner,
+            )  # fmt: skip
+
+        return sweep(axes, prepare, listeners)
 
     def to_networkx(self) -> networkx.MultiDiGraph[str]:
         """The nodes and wires of this document; nodes of bodies are called `loop.node`."""

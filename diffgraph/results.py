@@ -120,8 +120,8 @@ def make_result(prepared: Prepared, outputs: Mapping[str, Any]) -> Result:
     metadata: dict[str, str] | None = None
     wrapped = {}
     for name, value in outputs.items():
-        entry = writer_of(prepared, name)
-        if entry is not None and hasattr(value, "_version"):
+        entry = writer_of(prepared, name) if hasattr(value, "_version") else None
+        if entry is not None:
             metadata = metadata if metadata is not None else provenance(prepared)
             tensor = value.as_subclass(_written_tensor())
             tensor._suffix, tensor._writer, tensor._metadata = entry.suffix, import_name(entry.function), metadata

@@ -29,7 +29,7 @@ from .planning.lowering import Bound, Settings
 from .planning.plan import Planner
 from .planning.program import CALL, LOAD, METHOD, Program, select
 from .registry import Registry, registry
-from .running.run import DamagedEntry, Event, Listener, Results, Runner
+from .running.run import DamagedEntry, Deliver, Event, Listener, Results, Runner
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -160,14 +160,19 @@ class Prepared:
     def handles(self) -> list[Handle]:
         return list(self.planner.handles.values())
 
-    def run(self, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
-        """The outputs by name. Raises RunError, Interrupted, WeightsError."""
+    def run(self, listeners: Sequence[Listener] = (), deliver: Deliver | None = None) -> dict[str, Any]:
+        """The outputs by name. Raises RunError, Interrupted, WeightsError.
+
+        deliver: takes each output instead, as soon as it is there; twice where a stored result proves damaged.
+        """
         damaged: set[str] = set()
         while True:
             program = self.program(damaged)
             target = Target(self.settings.device, self.settings.dtype)
             self._check_devices(program)
-            runner = Runner(program, results=self.results, listeners=listeners, target=target, memory=self.memory)
+            runner = Runner(
+                program, results=self.results, listeners=listeners, target=target, memory=self.memory, deliver=deliver
+            )
             try:
                 return runner.run()
             except DamagedEntry as entry:
@@ -217,26 +222,27 @@ class Session:
     def prepare(
         self, graph: GraphDocument, source: Source, loader: Loader, given: Mapping[str, Any], *,
         variant: str | None = None, sets: Mapping[str, Any] | None = None, show: Iterable[str] = (),
-        kept: Mapping[str, Any] | None = None,
+        kept: Mapping[str, Any] | None = None, planner: Planner | None = None,
     ) -> Prepared:  # fmt: skip
         """Checks and plans.
 
-        show: values inside the graph, `NODE.PORT`, to have as outputs besides. kept: see resolve_inputs. Raises
-        CheckFailed with all mistakes, InputError, WeightsError, HubError.
+        show: values inside the graph, `NODE.PORT`, to have as outputs besides. kept: see resolve_inputs. planner: that
+        of other runs of this session, with which equal work is shared. Raises CheckFailed with all mistakes,
+        InputError, WeightsError, HubError.
         """
         values, variant_sets = resolve_inputs(graph, given, self.registry, variant, source=source, kept=kept)
         graph = apply_sets(apply_sets(graph, variant_sets), sets or {}, user=True)
         wanted = replace(graph, outputs={**graph.outputs, **_shown(graph, show)})
-        opener = Opener()
+        opener = planner.opener if planner is not None else Opener()
         problems, kinds = self.check(wanted, source, loader, values, opener)
         if problems:
             raise CheckFailed(problems)
-        settings = self.settings()
-        planner = Planner(self.registry, loader, opener, settings)
+        if planner is None:
+            planner = Planner(self.registry, loader, opener, self.settings())
         names = planner.inputs({name: _opened(planner, value) for name, value in values.items()})
         outputs = dict(planner.scope(wanted, source, names, ""))
         return Prepared(
-            graph, source, values, loader, self.registry, settings, planner, outputs, kinds, self.results,
+            graph, source, values, loader, self.registry, planner.settings, planner, outputs, kinds, self.results,
             self.options.memory,
         )  # fmt: skip
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from ..bundles import Bundle
     from ..language.graph import GraphDocument, Input
     from ..language.sources import Loader, Source
+    from ..planning.plan import Planner
     from ..ports import Port
     from ..registry import Registry
     from ..session import Prepared, Session
+    from ..sweeps import Axis
 
 F = TypeVar("F", bound=Callable[..., Any])
 _OPENED = "diffgraph.opened"
@@ -140,10 +142,27 @@ class Opened:
                 )
 
     def prepare(
-        self, session: Session, pairs: Sequence[str], *, variant: str | None, sets: Sequence[str], show: Sequence[str]
-    ) -> Prepared:
-        """The graph checked and planned with what was typed."""
+        self, session: Session, pairs: Sequence[str], *, variant: str | None, sets: Sequence[str], show: Sequence[str],
+        axes: Sequence[Axis] = (),
+    ) -> list[Prepared]:  # fmt: skip
+        """The graph checked and planned with what was typed: once, or in one plan for each point of a sweep."""
+        from ..inputs import typed_value
+        from ..sweeps import points, split
+
         self.runnable(session.registry)
+        fixed = parse_sets(sets)
+        runs: list[Prepared] = []
+        for point in points(axes):
+            typed, keys = split(point)
+            changed = {**fixed, **{name: typed_value(text, f"--sweep {name}") for name, text in keys.items()}}
+            one, planner = replace(self, typed={**self.typed, **typed}), runs[0].planner if runs else None
+            runs.append(one._prepared(session, pairs, variant, changed, show, planner))
+        return runs
+
+    def _prepared(
+        self, session: Session, pairs: Sequence[str], variant: str | None, sets: Mapping[str, Any], show: Sequence[str],
+        planner: Planner | None,
+    ) -> Prepared:  # fmt: skip
         given = self.given(pairs, session.registry)
         kept = None
         if self.bundle is not None:
@@ -153,8 +172,9 @@ class Opened:
                 raise CheckFailed(missing)
             kept = self.bundle.inputs
         return session.prepare(
-            self.graph, self.source, self.loader, given, variant=variant, sets=parse_sets(sets), show=show, kept=kept
-        )
+            self.graph, self.source, self.loader, given, variant=variant, sets=sets, show=show, kept=kept,
+            planner=planner,
+        )  # fmt: skip
 
 
 def convert(item: Input, port: Port, value: Any) -> Any:
@@ -389,6 +409,10 @@ def run_options(function: F) -> F:
     """How a graph is run, for `run` and `plan`."""
     for option in reversed((
         click.option("--show", metavar="NODE.PORT", multiple=True, help="Writes this intermediate result too."),
+        click.option(
+            "--sweep", "sweeps", metavar="NAME=A,B,...", multiple=True,
+            help="Runs with each value of an input or of NODE.KEY; @FILE has one a line. Options take 0..7 and @FILE too.",
+        ),
         place_options,
         click.option("--memory", metavar="SIZE", help="For weights, such as 6GiB; needed last, dropped first."),
         click.option("--no-cache", is_flag=True, help="Neither reads nor keeps stored results."),

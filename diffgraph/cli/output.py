@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,10 @@ PLAIN = ""  # stands for all outputs that JSON can say, written as one file
 
 @dataclass(frozen=True)
 class Destination:
-    """Where the files of one run go. file: what the user named; else every name is made in `folder`."""
+    """Where the files of one run go. file: what the user named; else every name is made in `folder`.
+
+    label: what tells this run of a sweep apart from the others, but for its seed.
+    """
 
     folder: Path
     name: str
@@ -36,27 +39,40 @@ class Destination:
     count: int | None
     first: str
     file: Path | None = None
+    label: str = ""
 
     @classmethod
-    def of(cls, prepared: Prepared, suffixes: Mapping[str, str], wanted: str | None) -> Destination:
-        """What `--output` means, with the suffix of the files of each output that has some. Raises InputError."""
+    def of(
+        cls, prepared: Prepared, suffixes: Mapping[str, str], wanted: str | None, label: str | None = None
+    ) -> Destination:
+        """What `--output` means, with the suffix of the files of each output that has some. Raises InputError.
+
+        label: of this run of a sweep, whose output is a folder; None for a run alone.
+        """
         values = prepared.values
         seed, count = values.get("seed"), values.get("num_images")
-        name = _safe(prepared.graph.name or Path(prepared.source.address).stem)
+        name = safe(prepared.graph.name or Path(prepared.source.address).stem)
         first = next(iter(suffixes), PLAIN)
-        where = cls(Path(), name, seed if type(seed) is int else None, count if type(count) is int else None, first)
+        where = cls(
+            Path(), name, seed if type(seed) is int else None, count if type(count) is int else None, first,
+            label=f"-{label}" if label else "",
+        )  # fmt: skip
         if wanted is None:
             return where
         path = Path(wanted).expanduser()
         if path.is_dir() or not path.name or wanted.endswith((os.sep, "/")):
-            return cls(path, where.name, where.seed, where.count, first)
+            return replace(where, folder=path)
+        if label is not None:
+            what = "is a file" if path.exists() else "there is no such folder"
+            hint = "name a folder" if path.exists() else f"a sweep writes many files; make it first: mkdir -p {path}"
+            raise InputError(f"--output {wanted}: {what}", hint=hint)
         suffix = suffixes.get(first, JSON)
         special = path.exists() and not path.is_file()
         if not special and path.suffix.lower() != suffix:
             hint = f"name it {path.with_suffix(suffix).name}" if path.suffix else f"write {wanted}{suffix} or {wanted}/"
             what = first if first != PLAIN else "the result"
             raise InputError(f"--output {wanted}: {what} is written as {suffix}", hint=hint)
-        return cls(path.parent, where.name, where.seed, where.count, first, path)
+        return replace(where, folder=path.parent, file=path)
 
     def check(self) -> None:
         """Looks before the run whether files can be written. Raises InputError."""
@@ -82,7 +98,7 @@ class Destination:
 
     def paths(self, output: str, suffix: str, number: int) -> list[Path]:
         """The names for the files of one output."""
-        part = "" if output == self.first else "-" + output.replace(".", "-")
+        part = self._part(output)
         if self.file is not None:
             stem, suffix = self.file.stem, suffix if part else self.file.suffix
             counts = [""] if number == 1 else [f"-{i}" for i in range(number)]
@@ -92,7 +108,21 @@ class Destination:
         else:
             seed = f"-{self.seed}" if self.seed is not None else ""
             counts = [seed] if number == 1 else [f"{seed}-{i}" for i in range(number)]
-        return [self.folder / f"{self.name}{count}{part}{suffix}" for count in counts]
+        return [self.folder / f"{self.name}{self.label}{count}{part}{suffix}" for count in counts]
+
+    def sheet(self, output: str, data: bytes) -> Path:
+        """Writes a sheet of the pictures of one output. Raises StoreError."""
+        if self.file is not None:
+            return write_over(self.folder / f"{self.file.stem}{self._part(output)}-sheet.png", data)
+        seed = f"-{self.seed}" if self.seed is not None else ""
+        return write_beside(self.folder / f"{self.name}{self.label}{seed}{self._part(output)}-sheet.png", data)
+
+    def grid(self, output: str, data: bytes) -> Path:
+        """Writes a sheet of one output of all runs of a sweep. Raises StoreError."""
+        return write_beside(self.folder / f"{self.name}{self._part(output)}-grid.png", data)
+
+    def _part(self, output: str) -> str:
+        return "" if output == self.first else "-" + output.replace(".", "-")
 
     def write(self, output: str, suffix: str, files: list[bytes]) -> list[Path]:
         """Writes the files of one output; returns where they are. Raises StoreError."""
@@ -102,9 +132,9 @@ class Destination:
         ]
 
 
-def _safe(name: str) -> str:
-    """A graph's name as part of a file's."""
-    return re.sub(r"[^\w.-]+", "-", name).strip(".-")[:80] or "output"
+def safe(name: str, longest: int = 80) -> str:
+    """A name as part of a file's."""
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-")[:longest].strip(".-") or "output"
 
 
 def write_over(path: Path, data: bytes) -> Path:

@@ -9,6 +9,7 @@ import click
 
 from .graph_command import GraphCommand, graph_options, opened, run_options, run_session, talk_options
 from .report import put
+from .sweeping import axes_of
 from .tables import table
 
 if TYPE_CHECKING:
@@ -27,15 +28,18 @@ STATES = {"run": "run", "cached": "cached", "unused": "not needed"}
 def command(
     ctx: click.Context, graph: str, variant: str | None, sets: tuple[str, ...], pairs: tuple[str, ...],
     nodes: tuple[Path, ...], show: tuple[str, ...], device: str | None, dtype: str, memory: str | None,
-    no_cache: bool, as_json: bool, debug: bool,
+    no_cache: bool, sweeps: tuple[str, ...], as_json: bool, debug: bool,
 ) -> None:  # fmt: skip
     """Shows what `diffgraph run GRAPH` would do: which nodes run, which come from the store, which weights are needed.
 
     Takes the options of `run`. Opens configs, but no weights.
     """
+    from ..sweeps import joined
+
     asked = opened(ctx)
     session = run_session(device, dtype, memory, no_cache, nodes)
-    prepared = asked.prepare(session, pairs, variant=variant, sets=sets, show=show)
+    axes = axes_of(asked, sweeps)
+    prepared = joined(asked.prepare(session, pairs, variant=variant, sets=sets, show=show, axes=axes))
     program = prepared.program()
     units = [{"node": unit.path, "what": unit.what, "state": unit.state} for unit in program.units]
     needed = {handle.key for unit in program.units if unit.state == "run" for handle in unit.handles}

@@ -104,13 +104,14 @@ class Screen(Listener):
         if loop is None or loop.ended is not None or event.number <= loop.number:
             loop = self.loops[event.path] = Loop(event.path, event.total, now, counts_done=self.counts_done)
         loop.step(event.number, now, f"loss {event.text}" if self.counts_done else event.text)
-        self.current, self.since = event.path, now
+        if event.path:
+            self.current, self.since = event.path, now
         self._leave(event.path)
 
     def _leave(self, path: str) -> None:
-        """Ends the loops that a node outside of them shows to be over."""
+        """Ends the loops that a node outside of them shows to be over; the runs of a sweep have the path of all."""
         for loop in self.loops.values():
-            if loop.ended is None and not (path == loop.path or path.startswith(loop.path + ".")):
+            if loop.ended is None and loop.path and not (path == loop.path or path.startswith(loop.path + ".")):
                 loop.ended = time.monotonic()
 
     def finish(self, *, whole: bool) -> None:
@@ -137,7 +138,8 @@ class Screen(Listener):
             mark = Text("  ✓", "green") if over else Text("   ")
             bar = ProgressBar(loop.total, loop.done, width=width)
             count = Text(f"{loop.total if over else loop.number}/{loop.total}", "green" if over else "")
-            table.add_row(mark, _short(loop.path, self.console.width), bar, count, Text(self._time(loop, now), "dim"))
+            name = _short(loop.path or "runs", self.console.width)
+            table.add_row(mark, name, bar, count, Text(self._time(loop, now), "dim"))
         if not self.current:
             return table
         waited = now - self.since

@@ -69,7 +69,10 @@ class Unit:
 
 @dataclass(slots=True)
 class Program:
-    """Instructions in order, the values that slots start with, and where the outputs are."""
+    """Instructions in order, the values that slots start with, and where the outputs are.
+
+    last: for each slot that is read or written, the instruction that does so last.
+    """
 
     code: list[Instruction]
     slots: int
@@ -78,6 +81,7 @@ class Program:
     units: list[Unit]
     next_use: dict[str, list[int]]
     keys: dict[str, str]
+    last: dict[int, int]
 
 
 def select(
@@ -160,7 +164,7 @@ def _lay_out(
     for key, places in uses.items():
         code[places[-1]].drops += (planner.handles[key],)
     units = [unit for unit in planner.units if unit.what]
-    return Program(code, planner.count, planner.constants, dict(wanted), units, uses, keys)
+    return Program(code, planner.count, planner.constants, dict(wanted), units, uses, keys, last)
 
 
 def _last_uses(instructions: list[Instruction]) -> dict[int, int]:

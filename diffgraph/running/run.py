@@ -40,9 +40,9 @@ from .store import MISSING
 class Event:
     """What a listener hears.
 
-    kind: "started", "finished", "cached", "step" (number of total is about to run), "loaded" (a component, in `seconds`),
-    "note" (a text for the user), "warning", "failed" (with the error as text). value: for "finished" and "cached", what
-    the node gave.
+    kind: "started", "finished", "cached", "step" (number of total is about to run; of a sweep where the path is empty),
+    "loaded" (a component, in `seconds`), "note" (a text for the user), "warning", "failed" (with the error as text).
+    value: for "finished" and "cached", what the node gave.
     """
 
     kind: str
@@ -55,6 +55,7 @@ class Event:
 
 
 Listener = Callable[[Event], None]
+Deliver = Callable[[str, Any], None]
 
 
 class Results(Protocol):
@@ -79,13 +80,20 @@ class Runner:
     def __init__(
         self, program: Program, *, results: Results | None = None, listeners: Sequence[Listener] = (), target: Target | None = None,
         memory: int | None = None, watch: Mapping[int, str] | None = None, keep: bool = False, trace: bool = False,
+        deliver: Deliver | None = None,
     ) -> None:  # fmt: skip
+        """deliver: given each output by name as soon as it is there, which is then forgotten; it may hold NaN."""
         self.program, self.results, self.listeners = program, results, tuple(listeners)
         self.target = target or Target()
         self.residency = Residency(program.next_use, memory)
         self.watch = dict(watch or {})
         self.keep, self.trace = keep, trace
         self.watched: dict[str, Any] = {}
+        self._deliver = deliver
+        self._due: dict[int, list[str]] = {}  # at which instruction an output is there
+        for name, index in program.outputs.items() if deliver is not None else ():
+            if index in program.last:
+                self._due.setdefault(program.last[index], []).append(name)
         self._loops: dict[int, list[Any]] = {}
         self._grads: list[bool] = []  # whether gradients were on around each open `grad`
         self._warned = False
@@ -128,7 +136,12 @@ class Runner:
             self._grads.clear()
             if not self.keep:
                 self.residency.clear()
-        outputs = {name: slots[index] for name, index in program.outputs.items()}
+        delivered = {name for names in self._due.values() for name in names}
+        outputs = {name: slots[index] for name, index in program.outputs.items() if name not in delivered}
+        if self._deliver is not None:
+            for name, value in outputs.items():
+                self._deliver(name, value)
+            return {}
         if not self.trace and not grad and any(has_nan(value) for value in outputs.values()):
             self._name_nan(preset)
         return outputs
@@ -148,6 +161,7 @@ class Runner:
 
     def _execute(self, slots: list[Any]) -> None:
         code, results, listening, trace = self.program.code, self.results, bool(self.listeners), self.trace
+        due = self._due
         away = self.target != Target()
         count, at = len(code), 0
         instruction: Instruction | None = None
@@ -223,10 +237,12 @@ class Runner:
                     self._gradient(instruction, slots)
                 if instruction.puts or instruction.frees or instruction.drops:
                     self._after(instruction, slots)
+                if due and at in due:
+                    self._give(due[at], slots)
                 at = following
         except (KeyboardInterrupt, Interrupted):
             raise Interrupted("interrupted", hint="finished results are kept") from None
-        except DamagedEntry:
+        except (DamagedEntry, StoreError):
             raise
         except Exception as error:
             assert instruction is not None
@@ -310,6 +326,13 @@ class Runner:
         if not self.keep:
             for handle in instruction.drops:
                 self.residency.drop(handle)
+
+    def _give(self, names: Sequence[str], slots: list[Any]) -> None:
+        assert self._deliver is not None
+        for name in names:
+            self._deliver(name, slots[self.program.outputs[name]])
+        for name in names:
+            slots[self.program.outputs[name]] = None
 
     def _put(self, key: str, value: Any) -> None:
         if self.results is None or self.trace or has_nan(value):
@@ -398,4 +421,4 @@ def notes_key(key: str) -> str:
     return digest("notes", key)
 
 
-__all__ = ["DamagedEntry", "Event", "Listener", "Results", "Runner"]
+__all__ = ["DamagedEntry", "Deliver", "Event", "Listener", "Results", "Runner"]

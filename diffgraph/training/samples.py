@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from ..language.sources import Loader
 from ..results import make_files, writer_of
 from ..running.run import Event
 from ..session import Options
+from ..sheet import rows_of, sheet
 from .checkpoints import CHECKPOINT
 
 if TYPE_CHECKING:
@@ -70,25 +70,9 @@ class Sampler:
         for name, value in outputs.items():
             writer = writer_of(prepared, name)
             if writer is not None and writer.suffix == ".png":
-                picture = sheet(make_files(writer, value, {}))
+                picture = sheet(rows_of(make_files(writer, value, {})))
                 (self.trainer.out / f"samples-{self.trainer.step:06d}.png").write_bytes(picture)
                 return
-
-
-def sheet(files: list[bytes], columns: int = 8) -> bytes:
-    """Pictures side by side as one PNG."""
-    from PIL import Image
-
-    pictures = [Image.open(BytesIO(data)).convert("RGB") for data in files]
-    width, height = max(p.width for p in pictures) + 2, max(p.height for p in pictures) + 2
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
-    whole = Image.new("RGB", (columns * width, rows * height), "white")
-    for number, picture in enumerate(pictures):
-        whole.paste(picture, (number % columns * width + 1, number // columns * height + 1))
-    out = BytesIO()
-    whole.save(out, "PNG")
-    return out.getvalue()
 
 
 def plot(losses: list[dict[str, Any]], path: Path) -> None:
@@ -113,4 +97,4 @@ def plot(losses: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path)
 
 
-__all__ = ["Sampler", "plot", "sheet"]
+__all__ = ["Sampler", "plot"]

@@ -410,9 +410,10 @@ def test_several_pictures_are_named_by_their_seeds(dg: Command, dots: Path) -> N
         "dots-2.png",
         "dots-3.png",
         "dots-4.png",
+        "dots-2-sheet.png",
     ]
     done = dg("run", "dots.yaml", "--num-images", "2", "-o", "x.png", "--show", "noise.sample")
-    assert done.lines == ["x-0.png", "x-1.png", "x-noise-sample.safetensors"]
+    assert done.lines == ["x-0.png", "x-1.png", "x-sheet.png", "x-noise-sample.safetensors"]
 
 
 def test_without_metadata(dg: Command, dots: Path) -> None:
