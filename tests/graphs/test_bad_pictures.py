@@ -143,7 +143,10 @@ outputs: {images: $small.image}
     assert done.exit_code == 2
     done.says(r"images\[1\]: b.png: this is no picture")
     done = cli("run", graph, "--images", good, "--images", good, "-o", f"{tmp_path}/out.png")
-    assert (done.exit_code, done.stdout.split()) == (0, [f"{tmp_path}/out-0.png", f"{tmp_path}/out-1.png"])
+    assert (done.exit_code, done.stdout.split()) == (
+        0,
+        [f"{tmp_path}/out-0.png", *(f"{tmp_path}/out-{part}.png" for part in ("1", "sheet"))],
+    )
 
 
 def test_a_good_one_goes_through(graph: Path, cli: Cli, tmp_path: Path) -> None:
