@@ -126,7 +126,7 @@ def test_run_and_run_again_from_the_picture(name: str, given: dict[str, Any], cl
     done = cli("run", GRAPHS / f"{name}.yaml", *arguments, "-o", f"{tmp_path}/")
     assert done.exit_code == 0, done.stderr
     paths = [Path(line) for line in done.stdout.splitlines()]
-    assert paths == [tmp_path / f"{name}-7.png", tmp_path / f"{name}-8.png"]
+    assert paths == [tmp_path / f"{name}-{part}.png" for part in ("7", "8", "7-sheet")]
     with Image.open(paths[0]) as picture:
         carried = json.loads(picture.info["diffgraph"])
     assert {key: str(value) for key, value in carried["inputs"].items()}.items() >= {
