@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -99,50 +97,29 @@ def small_system(name: str) -> str:
 
 def make_parts(folder: Path) -> None:
     """Tiny untrained weights for every system, and a data set of a few pictures."""
-    import torch
-    from PIL import Image
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tests import parts  # the tests' own
 
-    from diffgraph.nodes.models.unet2d import UNet2D, UNet2DConfig
-    from diffgraph.nodes.models.unet_glide import UNetGLIDE, UNetGLIDEConfig
+    def place(name: str) -> Path:
+        (folder / name).mkdir()
+        return folder / name
 
-    torch.manual_seed(0)
-    small = {
-        "model_channels": 32, "channel_mult": (1,), "num_res_blocks": 1, "num_head_channels": 32,
-        "attention_sizes": (8,), "text_context": 8, "text_width": 32, "text_layers": 1, "text_heads": 1,
-        "vocab_size": 257, "learn_variance": False,
-    }  # fmt: skip
-    parts = {
-        "glide/base": UNetGLIDE(UNetGLIDEConfig(image_size=8, **small)),  # type: ignore[arg-type]
-        "glide/upsampler": UNetGLIDE(UNetGLIDEConfig(image_size=16, low_res_size=8, **small)),  # type: ignore[arg-type]
-        "ddpm": UNet2D(
-            UNet2DConfig(
-                sample_size=8,
-                block_out_channels=(32, 32),
-                layers_per_block=1,
-                norm_num_groups=8,
-                down_block_types=("DownBlock2D", "DownBlock2D"),
-                up_block_types=("UpBlock2D", "UpBlock2D"),
-            )
-        ),
-    }
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {letter: number for number, letter in enumerate([*alphabet, "<|endoftext|>"])}
-    for name, module in parts.items():
-        for parameter in module.parameters():
-            parameter.data.add_(0.05 * torch.randn(parameter.shape))
-        module.save_pretrained(folder / name)
-        (folder / name / "scheduler_config.json").write_text(json.dumps({"_class_name": "DDPMScheduler"}))
-        Tokenizer(models.BPE(vocab=vocabulary, merges=[])).save(str(folder / name / "tokenizer.json"))
-        (folder / name / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 8}))
-    shutil.copytree(folder / "glide/base", folder / "words")
-    (folder / "words" / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 16}))
-    data = folder / "data"
-    data.mkdir()
-    with (data / "metadata.jsonl").open("w") as metadata:
-        for number in range(4):
-            Image.new("RGB", (64, 64), (60 * number, 20, 200)).save(data / f"{number}.png")
-            metadata.write(json.dumps({"file_name": f"{number}.png", "text": f"a {number}"}) + "\n")
+    parts.save_glide(place("glide"))
+    parts.save_ddpm(place("ddpm"))
+    parts.save_imagen(place("imagen"))
+    parts.save_ldm(place("ldm"))
+    parts.save_codebook(place("ldm_unconditional"), 3)
+    parts.save_codebook(place("ldm_super_resolution"), 6)
+    parts.save_clip(place("stable_diffusion"), 4)
+    parts.save_clip(place("stable_diffusion_inpaint"), 9)
+    parts.save_photo(place("photo"))
+    parts.save_data(place("data"), 4)
+    parts.write_tokenizer(folder / "words", 16)
+
+
+WEIGHTS = {
+    "glide_base": "glide", "glide_inpaint": "glide", "glide_img2img": "glide", "imagen_base": "imagen",
+    "imagen_if": "imagen/base", "stable_diffusion_img2img": "stable_diffusion",
+}  # fmt: skip
 
 
 def inputs_of(name: str, folder: Path) -> dict[str, Any]:
@@ -150,22 +127,26 @@ def inputs_of(name: str, folder: Path) -> dict[str, Any]:
     if name.startswith("train/"):
         given: dict[str, Any] = {"data": str(folder / "data"), "steps": 1, "batch": 2}
         return given | ({"tokenizer": GivenAddress(folder / "words")} if "glide" in name else {})
+    values: dict[str, Any] = {
+        "prompt": "red", "negative_prompt": "blue", "seed": 3, "num_images": 2, "steps": 3, "upsampler_steps": 2,
+        "guidance_scale": 2.5, "upsampler_guidance_scale": 3.5, "noise_level": 70, "strength": 0.7, "rescale": 0.3,
+        "image": folder / "photo/image.png", "mask": folder / "photo/mask.png",
+        "weights": GivenAddress(folder / WEIGHTS.get(name, name)),
+        "upsampler_weights": GivenAddress(folder / "imagen/upsampler"),
+    }  # fmt: skip
+    if name == "ldm_super_resolution":
+        values["size"] = 8
     if name.startswith("samplers/"):
         import torch
 
         mask = torch.zeros(1, 1, 8, 8)
         mask[..., 3:] = 1
         image = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(5)).clamp(-1, 1)
-        values = {
-            "weights": GivenAddress(folder / "glide/base"), "prompt": "red", "negative_prompt": "blue", "seed": 3,
-            "num_images": 2, "steps": 3, "image": image, "mask": mask,
-        }  # fmt: skip
+        values |= {"weights": GivenAddress(folder / "glide/base"), "image": image, "mask": mask}
         asked = small_system(name.removeprefix("samplers/")).partition("nodes:")[0]
         return {key: value for key, value in values.items() if f"  {key}:" in asked}
-    given = {"steps": 2, "seed": 3, "num_images": 2, "weights": GivenAddress(folder / name.removesuffix("_base"))}
-    if name.startswith("glide"):
-        given |= {"prompt": "red", "negative_prompt": "blue", "guidance_scale": 2.5}
-    return given | ({"upsampler_steps": 3} if name == "glide" else {})
+    asked = Loader().load(package_source(f"pkg://diffgraph/{name}.yaml")).inputs
+    return {key: value for key, value in values.items() if key in asked}
 
 
 # --- rewiring --------------------------------------------------------------------------------------------------------
