@@ -102,7 +102,11 @@ def read_bundle(path: Path, registry: Registry) -> Bundle:
             files[name] = (file[:80], digest)
         else:
             values[name] = value
-    return Bundle(Source(main, f"{path}:{main}", bundle=documents), values, files)
+    try:
+        remote = parse_address(main) if main.startswith("hf://") else None
+    except WeightsError as error:
+        raise _damaged(path, error.message) from None
+    return Bundle(Source(main, f"{path}:{main}", bundle=documents, remote=remote), values, files)
 
 
 def _damaged(path: Path, why: str) -> DocumentError:

@@ -13,7 +13,7 @@ from .errors import Place, WeightsError, WrongPart
 from .planning.keys import tensor_bytes
 from .ports import filled
 from .registry import NodeType, who_reads
-from .weights.addresses import parse_address
+from .weights.addresses import Address, parse_address
 from .weights.config import parse_config
 from .weights.folders import Folder, open_folder
 
@@ -31,9 +31,9 @@ class GivenAddress(str):
 class AnchoredAddress(str):
     """An address that an including document wrote: relative to the folder of that one, to which it is confined."""
 
-    folder: Path | None
+    folder: Path | Address | None
 
-    def __new__(cls, text: str, folder: Path | None) -> AnchoredAddress:
+    def __new__(cls, text: str, folder: Path | Address | None) -> AnchoredAddress:
         anchored = super().__new__(cls, text)
         anchored.folder = folder
         return anchored
@@ -41,7 +41,7 @@ class AnchoredAddress(str):
 
 def anchored(text: Any, source: Source) -> Any:
     """An address handed on to another document, which may lie in another folder; what is no plain text stays as it is."""
-    return AnchoredAddress(text, source.folder) if type(text) is str else text
+    return AnchoredAddress(text, source.base) if type(text) is str else text
 
 
 def below(text: str, sub: str) -> str:
@@ -53,8 +53,8 @@ def open_address(text: str, source: Source) -> Folder:
     """Opens the address of weights that stands in a document, or that the user gave."""
     if isinstance(text, GivenAddress):
         return open_folder(parse_address(text))
-    folder = text.folder if isinstance(text, AnchoredAddress) else source.folder
-    return open_folder(parse_address(text, base=folder if folder is not None else Path.cwd(), confined=True))
+    base = text.folder if isinstance(text, AnchoredAddress) else source.base
+    return open_folder(parse_address(text, base=base, confined=True))
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Opener:
 
     def __call__(self, kind: NodeType, text: str, source: Source) -> Opened:
         """Raises WeightsError or HubError."""
-        folder = text.folder if isinstance(text, AnchoredAddress) else source.folder
+        folder = text.folder if isinstance(text, AnchoredAddress) else source.base
         key = (kind.name, str(text), "" if isinstance(text, GivenAddress) else str(folder))
         if key not in self._opened:
             self._opened[key] = self._open(kind, open_address(text, source))

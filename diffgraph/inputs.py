@@ -17,7 +17,7 @@ from .errors import CheckFailed, DiffgraphError, DocumentError, InputError, Plac
 from .language.document import Items, Scalar, Tree, parse, plain
 from .language.graph import GraphDocument, Input, Lit, Node
 from .language.reading import Reader
-from .language.sources import Source
+from .language.sources import Source, fetched
 from .ports import Port, Type
 from .registry import Registry, import_name
 from .weights.addresses import parse_address
@@ -176,6 +176,7 @@ def resolve_inputs(
     without a value is left out.
     """
     problems: list[DiffgraphError] = []
+    given = {**(source.given if source is not None else {}), **given}
     chosen, sets = choose_variant(graph, variant) if kept is None else (dict(kept), {})
     for name in given:
         if name not in graph.inputs:
@@ -239,8 +240,9 @@ def _allowed(name: str, path: str | Path, user: bool, source: Source | None) -> 
     """Where a file is: anywhere if the user named it; else beside the document that names it and below its folder."""
     if user:
         return Path(path)
-    folder = source.folder if source is not None else None
-    if folder is None:
+    base = source.base if source is not None else None
+    if base is None:
         what = f"{name}: the file {str(path)!r} is named by a document that has no folder"
         raise InputError(what, hint="give it yourself")
-    return parse_address(str(path), base=folder, confined=True).folder
+    place = parse_address(str(path), base=base, confined=True)
+    return fetched(place, MAX_FILE) if place.scheme == "hf" else place.folder

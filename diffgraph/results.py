@@ -193,7 +193,8 @@ def provenance(prepared: Prepared) -> dict[str, str]:
         main = known.texts[source.address] if unchanged else write(document_plain(prepared.graph))
     except DiffgraphError:
         return {}
-    below = source.address.rpartition("/")[0] + "/" if "/" in source.address else ""
+    kept = source.remote is not None or "/" not in source.address  # an address on the Hub says what lies beside it
+    below = "" if kept else source.address.rpartition("/")[0] + "/"
     documents = {address.removeprefix(below): text for address, text in known.texts.items()}
     name = source.address.removeprefix(below)
     given = {name: value for name, value in prepared.values.items() if not prepared.graph.inputs[name].secret}

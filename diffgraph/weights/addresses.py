@@ -73,11 +73,12 @@ class Address:
         return place
 
 
-def parse_address(text: str, *, base: Path | None = None, confined: bool = False) -> Address:
+def parse_address(text: str, *, base: Path | Address | None = None, confined: bool = False) -> Address:
     """Reads an address. Raises WeightsError for what is none.
 
-    base: the folder that a local path is relative to, the working directory where None. confined: refuse a local path
-    that is absolute, has `..`, or leaves `base` through a symbolic link; so for every address that a document holds.
+    base: the folder that a path is relative to, on this machine or on the Hub; the working directory where None.
+    confined: refuse a path that is absolute, has `..`, or leaves `base` through a symbolic link; so for every address
+    that a document holds.
     """
     if not text or "\0" in text or len(text) > 4096:
         raise WeightsError(f"{text[:80]!r} is not an address", hint=_FORMS)
@@ -113,12 +114,14 @@ def _parse_hub(rest: str, text: str) -> Address:
     return Address("hf", f"{owner}/{name}", "/".join(_parts(path or "", text)), revision, text=text)
 
 
-def _parse_local(text: str, base: Path, confined: bool) -> Address:
-    if not confined:
+def _parse_local(text: str, base: Path | Address, confined: bool) -> Address:
+    if not confined and isinstance(base, Path):
         return Address("file", str(base / Path(text).expanduser()), text=text)
     if Path(text).is_absolute() or text.startswith(("/", "\\", "~")) or re.match(r"[A-Za-z]:", text):
         raise WeightsError(f"{text}: a document names no absolute path", hint="use a path below the document's folder")
     path = "/".join(part for part in _parts(text.removeprefix("./"), text) if part)
+    if isinstance(base, Address):
+        return base / path if path else base
     address = Address("file", str(base), path, confined=str(base), text=text)
     confine(base / path, base, text)
     return address

@@ -27,7 +27,12 @@ TENSORS = ".safetensors"
 
 
 class Source(Protocol):
-    """Files below a root, on this machine or not. Paths are relative, with "/" between parts."""
+    """Files below a root, on this machine or not. Paths are relative, with "/" between parts.
+
+    commit: of a repository on the Hub.
+    """
+
+    commit: str | None
 
     def has(self, path: str) -> bool:
         """Whether there is such a file."""
@@ -53,6 +58,8 @@ class Source(Protocol):
 
 class LocalSource:
     """A folder on this machine, which files may not leave where `confined` says so."""
+
+    commit = None
 
     def __init__(self, root: Path, confined: Path | None = None) -> None:
         self.root, self.confined = root, confined
@@ -104,6 +111,11 @@ class Folder:
 
     def __truediv__(self, sub: str) -> Folder:
         return Folder(self.address / sub, self._source, _join(self._prefix, sub), variant=self.variant)
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of a repository on the Hub."""
+        return self._source.commit
 
     def has(self, name: str) -> bool:
         """Whether the folder holds this file."""

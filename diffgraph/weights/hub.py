@@ -31,6 +31,7 @@ from .transfers import each, meter, say_bytes
 Progress = Callable[[str, int, int], None]
 
 COMMIT = re.compile("[0-9a-f]{40}")
+_YES = ("1", "ON", "YES", "TRUE")
 ANSWER_SECONDS = 8.0  # for one answer that is not a file
 RETRY_SECONDS = 8.0  # in all, while the Hub says that it is busy
 HEARD_SECONDS = 30.0  # an answer this recent shows that the Hub is there
@@ -74,7 +75,7 @@ class Hub:
 
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         self.cache_dir = Path(cache_dir or constants.HF_HUB_CACHE)
-        self.offline = offline or constants.HF_HUB_OFFLINE
+        self.offline = offline or constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in _YES
         self._token, self._progress = token, progress
         self._snapshots: dict[tuple[str, str], Snapshot] = {}
         self._lock = threading.Lock()
@@ -85,7 +86,8 @@ class Hub:
         revision = revision or "main"
         with self._lock:
             if (repository, revision) not in self._snapshots:
-                self._snapshots[repository, revision] = self._resolve(repository, revision)
+                found = self._resolve(repository, revision)
+                self._snapshots[repository, revision] = self._snapshots[repository, found.commit] = found
             return self._snapshots[repository, revision]
 
     def absent(self, snapshot: Snapshot, names: Sequence[str]) -> list[str]:
@@ -364,6 +366,7 @@ class HubSource:
     def __init__(self, hub: Hub, address: Address) -> None:
         self.hub = hub
         self.snapshot = hub.snapshot(address.root, address.revision)
+        self.commit: str | None = self.snapshot.commit
 
     def has(self, path: str) -> bool:
         return path in self.snapshot.files

@@ -46,6 +46,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIFFGRAPH_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(digests, "_known", {})
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
