@@ -152,6 +152,43 @@ def carrier(kind: str, *, suffixes: tuple[str, ...]) -> Callable[[F], F]:
     return mark
 
 
+@dataclass(frozen=True, slots=True)
+class PipelineMark:
+    """What `@pipeline` notes on a function."""
+
+    classes: tuple[str, ...]
+    graph: str
+    libraries: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a published repository of several parts says of itself.
+
+    index: its model_index.json. configs: the config of each part that the graph uses, by the part's name; empty where it
+    has none.
+    """
+
+    index: Mapping[str, Any]
+    configs: Mapping[str, Mapping[str, Any]]
+
+
+def pipeline(*classes: str, graph: str, libraries: tuple[str, ...] = ()) -> Callable[[F], F]:
+    """Makes `function(repository: Published) -> dict[str, Any]` what imports published repositories of these classes.
+
+    graph: the address of the graph that does what they do, with one input of the type weights, the repository's address;
+    `$weights/part` in it is a part of the index, and gets the node type that reads the class that the index names.
+    libraries: where their parts may be from, besides diffusers and transformers, as the index says it. The function
+    tells what is different for one repository: defaults by an input's name, values by a node's key, `NODE.KEY`.
+    """
+
+    def mark(function: F) -> F:
+        function.__diffgraph_pipeline__ = PipelineMark(classes, graph, libraries)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
 class Component:
     """Base of a part that has a config and methods: a model, a scheduler, a tokenizer.
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from .authoring import Bound, Component, Fact, FileMark, Kind, NodeMark
+from .authoring import Bound, Component, Fact, FileMark, Kind, NodeMark, PipelineMark
 from .checking.dims import check_shape
 from .index import type_name
 from .language.graph import FORMS
@@ -207,8 +207,15 @@ def _inherited(cls: Any, attribute: str) -> bool:
 
 
 def describe_module(module: Any) -> dict[str, Any]:
-    """Everything that a module declares: nodes, kinds, records, readers and writers."""
-    out: dict[str, Any] = {"module": module.__name__, "nodes": [], "kinds": {}, "records": {}, "files": []}
+    """Everything that a module declares: nodes, kinds, records, readers, writers and importers of pipelines."""
+    out: dict[str, Any] = {
+        "module": module.__name__,
+        "nodes": [],
+        "kinds": {},
+        "records": {},
+        "files": [],
+        "pipelines": [],
+    }
     for name, thing in vars(module).items():
         if name.startswith("_"):
             continue
@@ -229,6 +236,12 @@ def describe_module(module: Any) -> dict[str, Any]:
                     "suffixes": list(mark.suffixes),
                     "function": f"{module.__name__}:{name}",
                 }
+            )
+        elif isinstance(getattr(thing, "__diffgraph_pipeline__", None), PipelineMark):
+            told: PipelineMark = thing.__diffgraph_pipeline__
+            place = f"{module.__name__}:{name}"
+            out["pipelines"].append(
+                {"classes": told.classes, "graph": told.graph, "libraries": told.libraries, "function": place}
             )
         elif isinstance(thing, type):
             if issubclass(thing, Component) and "version" in vars(thing):

@@ -152,6 +152,14 @@ class Writer(NamedTuple):
     source: str
 
 
+class Pipeline(NamedTuple):
+    """How a published pipeline is imported: by which graph, with parts of which libraries, and who tells the rest."""
+
+    graph: str
+    libraries: tuple[str, ...]
+    function: str
+
+
 class Registry:
     """The node types, kinds, records, readers and writers that are installed or were named by the user."""
 
@@ -163,6 +171,7 @@ class Registry:
         self.readers: dict[str, tuple[tuple[str, ...], str]] = {}
         self.writers: dict[str, Writer] = {}
         self.carriers: dict[str, str] = {}
+        self.pipelines: dict[str, Pipeline] = {}  # by published class
         self.broken: dict[str, str] = {}
 
     def add_index(self, index: Mapping[str, Any], digest: str, prefix: str = "") -> None:
@@ -193,6 +202,9 @@ class Registry:
                 self.writers[entry["kind"]] = Writer(entry["suffixes"][0], entry["function"], digest)
             else:
                 self.carriers.update(dict.fromkeys(entry["suffixes"], entry["function"]))
+        for entry in index["pipelines"]:
+            found = Pipeline(entry["graph"], tuple(entry["libraries"]), entry["function"])
+            self.pipelines.update(dict.fromkeys(entry["classes"], found))
 
     def get(self, name: str) -> NodeType | None:
         found = self.nodes.get(name)

@@ -20,11 +20,13 @@ COMMANDS = {
     "plan": "Show what would run, what is cached, and what is missing",
     "show": "Draw a graph, as SVG or PNG",
     "train": "Train what a training graph names, on a folder of data",
+    "import": "Write a published repository of parts as a graph",
     "nodes": "List the node types, or explain one",
     "graphs": "List the shipped graphs, or copy one here to edit it",
     "schema": "Print the JSON Schema of documents, for editors",
     "cache": "Show, prune or clear the stored results",
 }
+MODULES = {"import": "importing"}  # where a command's name can be no module's
 
 
 class Main(click.Group):
@@ -45,7 +47,7 @@ class Main(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f".{cmd_name}", __package__).command
+        command: click.Command = import_module(f".{MODULES.get(cmd_name, cmd_name)}", __package__).command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

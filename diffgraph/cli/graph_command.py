@@ -48,7 +48,8 @@ class Opened:
         if self.bundle is not None:
             return values | dict(self.bundle.inputs)
         first = next(iter(self.graph.variants.values()), {})
-        return values | {name: value for name, value in first.items() if name in self.graph.inputs}
+        values |= {name: value for name, value in first.items() if name in self.graph.inputs}
+        return values | dict(self.source.given)
 
     @cached_property
     def options(self) -> list[click.Option]:
@@ -365,6 +366,12 @@ def _go_offline(ctx: click.Context, param: click.Parameter, value: bool) -> None
         os.environ["HF_HUB_OFFLINE"] = "1"  # which is read when the Hub is first asked
 
 
+offline_option = click.option(
+    "--offline", is_flag=True, expose_value=False, callback=_go_offline,
+    help="Asks the Hub nothing; uses what is on this machine.",
+)  # fmt: skip
+
+
 def graph_options(function: F) -> F:
     """GRAPH and the options of every command on a graph."""
     for option in reversed((
@@ -376,10 +383,7 @@ def graph_options(function: F) -> F:
             "--nodes", metavar="FILE", multiple=True, type=click.Path(path_type=Path),
             help="A Python file with nodes that the graph uses; it is executed.",
         ),
-        click.option(
-            "--offline", is_flag=True, expose_value=False, callback=_go_offline,
-            help="Asks the Hub nothing; uses what is on this machine.",
-        ),
+        offline_option,
     )):  # fmt: skip
         function = option(function)
     return function

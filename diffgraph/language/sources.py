@@ -241,9 +241,8 @@ def repository_source(place: Address) -> Source:
         address = place / INDEX_FILE
         held = {address.canonical: found.text}
         return Source(address.canonical, f"hf://{place.root} as a graph", bundle=held, remote=replace(address, text=""))
-    address = f"{name}.yaml"
-    given = {found.address: str(place.folder)}
-    return Source(address, f"{place} as a graph", bundle={address: found.text}, given=given)
+    document, given = f"{name}.yaml", {found.address: str(place.folder)}
+    return Source(document, f"{place} as a graph", bundle={document: found.text}, given=given)
 
 
 def _main_graphs(folder: Address, names: Sequence[str]) -> list[str]:

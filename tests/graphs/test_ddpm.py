@@ -27,8 +27,7 @@ CPU = Options(device="cpu")
 Library: Any = diffusers
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+def write_ddpm(folder: Path) -> Any:
     """A folder as google/ddpm-* have it, all files at its root, and the pipeline that wrote it."""
     unet = Library.UNet2DModel(
         sample_size=8, block_out_channels=(32, 32), layers_per_block=1, downsample_padding=0, flip_sin_to_cos=False,
@@ -38,7 +37,6 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     randomise(unet, seed=1)
     pipeline = Library.DDPMPipeline(unet, Library.DDPMScheduler())
     pipeline.set_progress_bar_config(disable=True)
-    folder = tmp_path_factory.mktemp("published")
     pipeline.save_pretrained(folder)
     for part in ("unet", "scheduler"):
         for file in (folder / part).iterdir():
@@ -47,7 +45,14 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     assert sorted(p.name for p in folder.iterdir()) == [
         "config.json", "diffusion_pytorch_model.safetensors", "model_index.json", "scheduler_config.json",
     ]  # fmt: skip
-    return folder, pipeline
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """Its folder, and the pipeline that wrote it."""
+    folder = tmp_path_factory.mktemp("published")
+    return folder, write_ddpm(folder)
 
 
 def theirs(pipeline: Any, seeds: list[int], **given: Any) -> torch.Tensor:

@@ -101,10 +101,8 @@ def compare(graph: str, peer: str, ours: torch.Tensor, theirs: torch.Tensor) -> 
 # --- text to image ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def text2im(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A folder as CompVis/ldm-text2im-large-256, and the pipeline that wrote it."""
-    folder = tmp_path_factory.mktemp("text2im")
+def write_text2im(folder: Path) -> Any:
+    """A folder as CompVis/ldm-text2im-large-256 in `parts`, and the pipeline that wrote it."""
     write_bert(folder, "vocab.txt")
     tokenizer = Texts.BertTokenizer.from_pretrained(folder, model_max_length=512)
     bert = LDMBertModel(
@@ -124,7 +122,15 @@ def text2im(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     pipeline = Library.LDMTextToImagePipeline(
         built(autoencoder, 1), built(bert, 2), tokenizer, built(unet, 3), Library.DDIMScheduler()
     )
-    return folder / "parts", saved(pipeline, folder / "parts", TEXT2IM)
+    return saved(pipeline, folder / "parts", TEXT2IM)
+
+
+@pytest.fixture(scope="module")
+def text2im(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """Its folder, and the pipeline that wrote it."""
+    folder = tmp_path_factory.mktemp("text2im")
+    pipeline = write_text2im(folder)
+    return folder / "parts", pipeline
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 6.0])
@@ -146,16 +152,21 @@ def test_text_to_image(text2im: tuple[Path, Any], tmp_path: Path, scheduler: str
 # --- without a text --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def celebahq(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A folder as CompVis/ldm-celebahq-256: its autoencoder's config says nothing of a scale."""
-    folder = tmp_path_factory.mktemp("celebahq")
+def write_celebahq(folder: Path) -> Any:
+    """A folder as CompVis/ldm-celebahq-256, and the pipeline that wrote it."""
     unet = Library.UNet2DModel(
         sample_size=8, block_out_channels=(32, 64), layers_per_block=1, attention_head_dim=32,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
     pipeline = Library.LDMPipeline(built(codebook_model(), 1), built(unet, 2), Library.DDIMScheduler())
-    saved(pipeline, folder, CELEBAHQ)
+    return saved(pipeline, folder, CELEBAHQ)
+
+
+@pytest.fixture(scope="module")
+def celebahq(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """Its folder, where the autoencoder's config says nothing of a scale, and the pipeline that wrote it."""
+    folder = tmp_path_factory.mktemp("celebahq")
+    pipeline = write_celebahq(folder)
     path = folder / "vqvae/config.json"
     config = json.loads(path.read_text())
     assert config.pop("scaling_factor") == 1
@@ -177,17 +188,22 @@ def test_without_a_text(celebahq: tuple[Path, Any], tmp_path: Path, scheduler: s
 # --- super-resolution ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def openimages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A folder as CompVis/ldm-super-resolution-4x-openimages."""
-    folder = tmp_path_factory.mktemp("openimages")
+def write_openimages(folder: Path) -> Any:
+    """A folder as CompVis/ldm-super-resolution-4x-openimages, and the pipeline that wrote it."""
     unet = Library.UNet2DModel(
         sample_size=8, in_channels=6, out_channels=3, block_out_channels=(32, 64), layers_per_block=1,
         attention_head_dim=32, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
     pipeline = Library.LDMSuperResolutionPipeline(built(codebook_model(), 1), built(unet, 2), Library.DDIMScheduler())
-    return folder, saved(pipeline, folder, OPENIMAGES)
+    return saved(pipeline, folder, OPENIMAGES)
+
+
+@pytest.fixture(scope="module")
+def openimages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """Its folder, and the pipeline that wrote it."""
+    folder = tmp_path_factory.mktemp("openimages")
+    return folder, write_openimages(folder)
 
 
 @pytest.mark.parametrize("size", [8, 16])
