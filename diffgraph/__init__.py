@@ -12,7 +12,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .authoring import Bound, Component, Fact, File, Kind, carrier, node, note, reader, static, target, writer
+    from .authoring import (
+        Bound,
+        Component,
+        Fact,
+        File,
+        Kind,
+        carrier,
+        node,
+        note,
+        previewer,
+        reader,
+        static,
+        target,
+        writer,
+    )
     from .builder import Graph
     from .errors import (
         CheckError,
@@ -35,7 +49,8 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "authoring": (
-        "Bound", "Component", "Fact", "File", "Kind", "carrier", "node", "note", "reader", "static", "target", "writer",
+        "Bound", "Component", "Fact", "File", "Kind", "carrier", "node", "note", "previewer", "reader", "static", "target",
+        "writer",
     ),
     "builder": ("Graph",),
     "errors": (
@@ -72,6 +87,7 @@ __all__ = [
     "carrier",
     "node",
     "note",
+    "previewer",
     "reader",
     "static",
     "target",

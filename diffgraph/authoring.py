@@ -90,7 +90,7 @@ class NodeMark:
 
 @dataclass(frozen=True, slots=True)
 class FileMark:
-    """What `@reader`, `@writer` and `@carrier` note on a function."""
+    """What `@reader`, `@writer`, `@carrier` and `@previewer` note on a function."""
 
     role: str
     kind: str
@@ -147,6 +147,21 @@ def carrier(kind: str, *, suffixes: tuple[str, ...]) -> Callable[[F], F]:
 
     def mark(function: F) -> F:
         function.__diffgraph_file__ = FileMark("carrier", kind, suffixes)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def previewer(name: str) -> Callable[[F], F]:
+    """Makes `function(value, call: Mapping[str, Any]) -> array | None` what shows a value while a loop works on it.
+
+    name: of the type that a node inside a loop gives: a kind, or a record. call: what that node was given, by the names of
+    its inputs, and as "self" the component that was called. Gives small pictures, uint8 [B, H, W, 3], or None for what
+    cannot be shown so. It is called at most four times a second, and only where a listener asks; it changes nothing.
+    """
+
+    def mark(function: F) -> F:
+        function.__diffgraph_file__ = FileMark("previewer", name, ())  # type: ignore[attr-defined]
         return function
 
     return mark

@@ -161,7 +161,7 @@ class Pipeline(NamedTuple):
 
 
 class Registry:
-    """The node types, kinds, records, readers and writers that are installed or were named by the user."""
+    """The node types, kinds, records, readers, writers and previewers that are installed or were named by the user."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, NodeType] = {}
@@ -171,6 +171,7 @@ class Registry:
         self.readers: dict[str, tuple[tuple[str, ...], str]] = {}
         self.writers: dict[str, Writer] = {}
         self.carriers: dict[str, str] = {}
+        self.previewers: dict[str, str] = {}  # by the name of a type
         self.pipelines: dict[str, Pipeline] = {}  # by published class
         self.broken: dict[str, str] = {}
 
@@ -200,6 +201,8 @@ class Registry:
                 self.readers[entry["kind"]] = (tuple(entry["suffixes"]), entry["function"])
             elif entry["role"] == "writer":
                 self.writers[entry["kind"]] = Writer(entry["suffixes"][0], entry["function"], digest)
+            elif entry["role"] == "previewer":
+                self.previewers[entry["kind"]] = entry["function"]
             else:
                 self.carriers.update(dict.fromkeys(entry["suffixes"], entry["function"]))
         for entry in index["pipelines"]:

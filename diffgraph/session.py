@@ -171,8 +171,9 @@ class Prepared:
             target = Target(self.settings.device, self.settings.dtype)
             self._check_devices(program)
             runner = Runner(
-                program, results=self.results, listeners=listeners, target=target, memory=self.memory, deliver=deliver
-            )
+                program, results=self.results, listeners=listeners, target=target, memory=self.memory, deliver=deliver,
+                previewers=self.registry.previewers,
+            )  # fmt: skip
             try:
                 return runner.run()
             except DamagedEntry as entry:

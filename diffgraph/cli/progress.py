@@ -1,4 +1,6 @@
-"""What a run shows while it goes: notes and warnings; on a terminal the loops, the node at work, what was cached."""
+"""What a run shows while it goes: notes and warnings; on a terminal the loops, the node at work, what was cached, and
+the picture as it develops.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +12,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..errors import StoreError
 from .report import State, say
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from ..running.run import Event
+    from .preview import Drawing, PreviewFile
 
 
 class Listener:
-    """Hears the events of a run: notes and warnings go to the user, and the first node that runs is noted."""
+    """Hears the events of a run: notes and warnings go to the user, and the first node that runs is noted.
 
-    def __init__(self, state: State, inputs: Mapping[str, Any], *, quiet: bool) -> None:
-        self.state, self.inputs, self.quiet = state, inputs, quiet
+    file: what previews are written to, which the run is asked for then.
+    """
+
+    def __init__(
+        self, state: State, inputs: Mapping[str, Any], *, quiet: bool, file: PreviewFile | None = None
+    ) -> None:
+        self.state, self.inputs, self.quiet, self.file = state, inputs, quiet, file
+        self.previews = file is not None
         self.say: Callable[[str], None] = say
 
     def __call__(self, event: Event) -> None:
@@ -37,6 +47,18 @@ class Listener:
             self.state.warnings.append(event.text)
             if not self.state.json:
                 self.say(f"warning: {event.text}")
+        elif event.kind == "preview" and self.file is not None:
+            self._write(self.file, event)
+
+    def _write(self, file: PreviewFile, event: Event) -> None:
+        """Writes a preview; one that cannot be written is the last, and no error."""
+        from ..running.run import Event
+
+        try:
+            file.write(event.value)
+        except StoreError as error:
+            self.file = None
+            self(Event("warning", text=f"no previews: {error.message}"))
 
 
 @dataclass
@@ -72,10 +94,15 @@ class Loop:
 
 
 class Screen(Listener):
-    """Draws a run on a terminal: a bar a loop, and one line for the node at work."""
+    """Draws a run on a terminal: a bar a loop, one line for the node at work, and the picture where `previews` is set."""
 
-    def __init__(self, state: State, inputs: Mapping[str, Any], console: Console, *, counts_done: bool = False) -> None:
-        super().__init__(state, inputs, quiet=False)
+    def __init__(
+        self, state: State, inputs: Mapping[str, Any], console: Console, *, counts_done: bool = False,
+        file: PreviewFile | None = None, previews: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(state, inputs, quiet=False, file=file)
+        self.draws, self.previews = previews, previews or file is not None
+        self.drawing: Drawing | None = None
         self.console, self.counts_done = console, counts_done
         self.say = self._say
         self.loops: dict[str, Loop] = {}
@@ -97,6 +124,16 @@ class Screen(Listener):
         elif event.kind == "cached":
             self.cached.append(event.path)
             self.console.print(f"  [green]✓[/] {event.path}  [dim]from the store[/]", highlight=False)
+        elif event.kind == "preview" and self.draws:
+            self._draw(event.value)
+
+    def _draw(self, pictures: Any) -> None:
+        """Takes a preview in the room that the lines above leave."""
+        from .preview import WIDEST, Drawing, fitted
+
+        lines = self.console.height - len(self.loops) - 3
+        picture = fitted(pictures, min(WIDEST, self.console.width - 4), 2 * lines)
+        self.drawing = Drawing.of(picture) if picture is not None else None
 
     def _step(self, event: Event) -> None:
         now = time.monotonic()
@@ -140,13 +177,14 @@ class Screen(Listener):
             count = Text(f"{loop.total if over else loop.number}/{loop.total}", "green" if over else "")
             name = _short(loop.path or "runs", self.console.width)
             table.add_row(mark, name, bar, count, Text(self._time(loop, now), "dim"))
+        picture = [self.drawing] if self.drawing is not None else []
         if not self.current:
-            return table
+            return Group(table, *picture)
         waited = now - self.since
         text = _short(self.current, self.console.width) + (f"  {clock(waited)}" if waited > 2 else "")
         row = Table.grid()
         row.add_row(Text("  "), self._spinner(Spinner), Text(f" {text}", "dim"))
-        return Group(table, row)
+        return Group(table, row, *picture)
 
     def _spinner(self, make: Callable[..., Any]) -> Any:
         if not hasattr(self, "_spin"):
@@ -182,17 +220,32 @@ def is_terminal() -> bool:
 
 
 @contextmanager
-def shown(state: State, inputs: Mapping[str, Any], *, quiet: bool, counts_done: bool = False) -> Iterator[Listener]:
-    """A listener for one run, drawn on the terminal where there is one and nothing speaks against it."""
+def shown(
+    state: State, inputs: Mapping[str, Any], *, quiet: bool, counts_done: bool = False, preview: bool = False,
+    file: PreviewFile | None = None,
+) -> Iterator[Listener]:  # fmt: skip
+    """A listener for one run, drawn on the terminal where there is one and nothing speaks against it.
+
+    preview: the developing picture is drawn too. file: it is written there.
+    """
+    from ..running.run import Event
+
     if quiet or state.json or not is_terminal():
-        yield Listener(state, inputs, quiet=quiet)
+        listener = Listener(state, inputs, quiet=quiet, file=file)
+        if preview:
+            listener(Event("warning", text="--preview draws on a terminal alone; --preview-file writes a picture"))
+        yield listener
         return
     from rich.console import Console
     from rich.live import Live
 
     console = Console(stderr=True)
-    screen = Screen(state, inputs, console, counts_done=counts_done)
-    with Live(get_renderable=screen.render, console=console, refresh_per_second=10, redirect_stdout=False):
+    coloured = console.color_system is not None and not console.no_color
+    screen = Screen(state, inputs, console, counts_done=counts_done, file=file, previews=preview and coloured)
+    if preview and not coloured:
+        screen(Event("warning", text="--preview needs a terminal with colours; --preview-file writes a picture"))
+    rate = 4 if screen.draws else 10  # a picture is some thirty times as much to write
+    with Live(get_renderable=screen.render, console=console, refresh_per_second=rate, redirect_stdout=False):
         try:
             yield screen
         except BaseException:

@@ -13,6 +13,7 @@ import click
 from ..errors import DiffgraphError, PortError, RunError
 from .graph_command import GraphCommand, Opened, graph_options, opened, run_options, run_session, talk_options
 from .output import JSON, PLAIN, TENSORS, Destination, as_plain, as_tensors, is_plain, suffix_of
+from .preview import PreviewFile
 from .progress import Listener, shown
 from .report import State, put
 from .sweeping import axes_of, names_of
@@ -30,14 +31,21 @@ PICTURE = ".png"
 @click.option("-o", "--output", metavar="PATH", help="A file, or a folder; ./NAME-SEED.png unless given.")
 @run_options
 @click.option("--no-metadata", is_flag=True, help="Leaves the graph and its inputs out of the files.")
+@click.option("--preview", is_flag=True, help="Draws the picture on the terminal as it develops.")
+@click.option(
+    "--preview-file",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Writes it to this PNG, which is replaced as it develops.",
+)
 @click.option("--quiet", is_flag=True, help="Shows neither progress nor notes.")
 @talk_options
 @click.pass_context
 def command(
     ctx: click.Context, graph: str, variant: str | None, sets: tuple[str, ...], pairs: tuple[str, ...],
     nodes: tuple[Path, ...], output: str | None, show: tuple[str, ...], device: str | None, dtype: str,
-    memory: str | None, no_cache: bool, sweeps: tuple[str, ...], no_metadata: bool, as_json: bool, quiet: bool,
-    debug: bool,
+    memory: str | None, no_cache: bool, sweeps: tuple[str, ...], no_metadata: bool, preview: bool, preview_file: Path | None,
+    as_json: bool, quiet: bool, debug: bool,
 ) -> None:  # fmt: skip
     """Runs GRAPH: a document, the name of a shipped graph, or a picture that diffgraph made.
 
@@ -58,7 +66,8 @@ def command(
         for one, point, label in zip(prepared, points(axes), labels, strict=True)
     ]
     runs[0].check()
-    with shown(state, asked.graph.inputs, quiet=quiet) as listener:
+    file = PreviewFile(preview_file) if preview_file is not None else None
+    with shown(state, asked.graph.inputs, quiet=quiet, preview=preview, file=file) as listener:
         _compare_files(asked, prepared[0], listener)
         _make(runs, state, listener)
     grids = _grids(runs, axes)

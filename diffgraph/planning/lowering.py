@@ -278,7 +278,7 @@ class Lowering:
             instruction = Instruction(METHOD, args, -1, None, handle, method.name, path, node.place, signature.tensors)
         else:
             instruction = Instruction(CALL, args, -1, kind, None, method.name, path, node.place, signature.tensors)
-        instruction.watched = signature.watched
+        instruction.watched, instruction.method = signature.watched, method
         return self.emit(instruction, key, kind.name, stored=handle is not None)
 
     def _signature(self, method: Method, kind: NodeType) -> Signature:

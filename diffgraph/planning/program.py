@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..components import Handle
 from ..errors import Place
+from ..registry import Method
 
 if TYPE_CHECKING:
     from .lowering import Bound, Lowering
@@ -19,7 +20,7 @@ CALL, METHOD, GET, LIST, MOVE, LOOP, NEXT, BRANCH, JUMP, GRAD, GRADIENT, LOAD, E
 
 @dataclass(slots=True)
 class Instruction:
-    """One operation of the run. What the fields mean depends on `op`; see run.py."""
+    """One operation of the run. What the fields mean depends on `op`; see run.py. method: what a call calls."""
 
     op: int
     args: tuple[int, ...] = ()
@@ -36,6 +37,7 @@ class Instruction:
     puts: tuple[tuple[int, str], ...] = ()
     frees: tuple[int, ...] = ()
     drops: tuple[Handle, ...] = ()
+    method: Method | None = None
 
     def reads(self) -> Iterable[int]:
         yield from self.args
@@ -208,5 +210,5 @@ def _moved(instruction: Instruction, base: int) -> Instruction:
     return Instruction(
         instruction.op, instruction.args, instruction.out, instruction.function, instruction.handle, instruction.name,
         instruction.path, instruction.place, instruction.tensors, instruction.watched, instruction.pairs,
-        instruction.target + base if instruction.target >= 0 else -1, instruction.puts,
+        instruction.target + base if instruction.target >= 0 else -1, instruction.puts, method=instruction.method,
     )  # fmt: skip

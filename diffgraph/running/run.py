@@ -32,6 +32,7 @@ from ..planning.program import (
 from ..registry import NodeType
 from ..values import leaves, state_of, tree_map
 from .guards import ChangedError, NaNError, freeze, has_nan, to_component, to_target, unchanged
+from .previews import Previews
 from .residency import Residency
 from .store import MISSING
 
@@ -42,7 +43,9 @@ class Event:
 
     kind: "started", "finished", "cached", "step" (number of total is about to run; of a sweep where the path is empty),
     "loaded" (a component, in `seconds`), "note" (a text for the user), "warning", "failed" (with the error as text).
-    value: for "finished" and "cached", what the node gave.
+    "preview" (a small picture of what turn number of total of a loop has come to) is for those listeners alone that
+    have an attribute `previews` that is true. value: for "finished" and "cached", what the node gave; for "preview", an
+    array uint8 [B, H, W, 3].
     """
 
     kind: str
@@ -80,9 +83,9 @@ class Runner:
     def __init__(
         self, program: Program, *, results: Results | None = None, listeners: Sequence[Listener] = (), target: Target | None = None,
         memory: int | None = None, watch: Mapping[int, str] | None = None, keep: bool = False, trace: bool = False,
-        deliver: Deliver | None = None,
+        deliver: Deliver | None = None, previewers: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
-        """deliver: given each output by name as soon as it is there, which is then forgotten; it may hold NaN."""
+        """previewers: see Previews. deliver: given each output by name as soon as it is there, which is then forgotten; it may hold NaN."""
         self.program, self.results, self.listeners = program, results, tuple(listeners)
         self.target = target or Target()
         self.residency = Residency(program.next_use, memory)
@@ -105,6 +108,7 @@ class Runner:
                 instruction.function = instruction.function.load()
             if instruction.handle is not None:
                 instruction.handle.on_load = self._loaded
+        self._previews = Previews(program.code, previewers or {}, self.listeners)
         self._tensors = any(i.tensors or i.op in (GRAD, GRADIENT) for i in program.code if i.op in (CALL, METHOD, GRAD))
 
     def _loaded(self, handle: Handle, seconds: float) -> None:
@@ -161,7 +165,7 @@ class Runner:
 
     def _execute(self, slots: list[Any]) -> None:
         code, results, listening, trace = self.program.code, self.results, bool(self.listeners), self.trace
-        due = self._due
+        due, previews = self._due, self._previews or None
         away = self.target != Target()
         count, at = len(code), 0
         instruction: Instruction | None = None
@@ -204,6 +208,8 @@ class Runner:
                     slots[instruction.out] = value
                     if listening:
                         self.emit(Event("finished", instruction.path, seconds=time.perf_counter() - began, value=value))
+                        if previews is not None and self._loops:
+                            self._preview(previews, instruction, args, value)
                 elif op == GET:
                     slots[instruction.out] = getattr(slots[instruction.args[0]], instruction.name)
                 elif op == NEXT:
@@ -284,6 +290,20 @@ class Runner:
         if self.listeners:
             self.emit(Event("step", start.path, number + 1, len(items)))
         return begin + 1
+
+    def _preview(self, previews: Previews, instruction: Instruction, args: Sequence[Any], value: Any) -> None:
+        """Shows what a turn has come to, to those who asked; a preview that fails is the last one, and no error."""
+        turns = list(self._loops.values())
+        last = all(number + 1 == len(items) for items, number, _ in turns)
+        try:
+            picture = previews.picture(instruction, args, value, last=last)
+        except Exception as error:
+            previews.stop()
+            self.emit(Event("warning", instruction.path, text=f"no previews: {error}"))
+            return
+        items, number, _ = turns[-1]
+        for listener in previews.told if picture is not None else ():
+            listener(Event("preview", instruction.path, number + 1, len(items), value=picture))
 
     def _grad(self, value: Any) -> Any:
         import torch

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from ..parts import save_ddpm
 from .conftest import NOTE, PICTURE, SUM, write
 
 HEAVY = ("torch", "rich", "pydantic", "huggingface_hub", "networkx", "tokenizers", "PIL")
@@ -228,6 +229,19 @@ def test_ctrl_c_on_a_terminal_leaves_the_bar_and_says_so(slow: Path) -> None:
     assert "interrupted" in said
     assert "finished results are kept" in said
     assert said.count("\x1b[?25h") >= 1  # the cursor is shown again
+
+
+def test_a_terminal_shows_the_picture_as_it_develops(graphs: Path) -> None:
+    weights = save_ddpm(graphs / "weights")
+    command = ["run", "ddpm", "--weights", str(weights), "--steps", "6", "--device", "cpu", "--preview", "--no-cache"]
+    code, said = on_terminal(*command)
+    assert code == 0
+    assert "6/6" in said
+    assert "▀" in said
+    assert "\x1b[38;5;" in said or "\x1b[38;2;" in said
+    code, said = on_terminal(*command[:-2], "--no-cache", "-o", "plain.png")
+    assert code == 0
+    assert "▀" not in said
 
 
 def test_nothing_is_drawn_where_nobody_looks(slow: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import StringIO
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -15,12 +16,14 @@ from diffgraph.running.run import Event
 class Drawn:
     """A screen of 90 columns at a time that the test sets."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, counts_done: bool = False) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, counts_done: bool = False, previews: bool = False, height: int = 25
+    ) -> None:
         self.now = 100.0
         monkeypatch.setattr("time.monotonic", lambda: self.now)
         self.file = StringIO()
-        console = Console(file=self.file, width=90, force_terminal=False, color_system=None)
-        self.screen = Screen(State(), {"image": None}, console, counts_done=counts_done)
+        console = Console(file=self.file, width=90, height=height, force_terminal=False, color_system=None)
+        self.screen = Screen(State(), {"image": None}, console, counts_done=counts_done, previews=previews)
 
     def hear(self, *events: Event, after: float = 0.0) -> None:
         self.now += after
@@ -74,6 +77,29 @@ def test_a_training_counts_what_is_done_and_shows_the_loss(monkeypatch: pytest.M
     for number in range(1, 6):
         drawn.hear(Event("step", "train", number, 10, text="0.5"), after=1)
     assert drawn.lines[0] == "train 5/10 4.0 s left loss 0.5"
+
+
+@pytest.mark.parametrize(("height", "lines"), [(25, 16), (18, 14), (8, 4), (5, 0)])
+def test_a_preview_stands_below_the_bars_in_the_room_that_is_left(
+    monkeypatch: pytest.MonkeyPatch, height: int, lines: int
+) -> None:
+    drawn = Drawn(monkeypatch, previews=True, height=height)
+    assert drawn.screen.previews
+    drawn.hear(Event("step", "denoise", 1, 4), Event("step", "denoise", 2, 4), Event("started", "denoise.model"))
+    drawn.hear(Event("preview", "denoise.stepped", 1, 4, value=np.full((1, 32, 32, 3), 99, np.uint8)))
+    assert drawn.lines[0] == "denoise 2/4"
+    assert drawn.lines[1].endswith("denoise.model")
+    assert len(drawn.lines) == 2 + lines <= height
+    assert len(set(drawn.lines[2:])) <= 1
+    assert all(set(line) == {"▀"} for line in drawn.lines[2:])
+    drawn.screen.finish(whole=True)
+    assert drawn.lines[0].startswith("✓ denoise 4/4")
+    assert len(drawn.lines) == 1 + lines  # the last one stays
+
+
+def test_who_does_not_ask_gets_no_preview(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = Drawn(monkeypatch)
+    assert not drawn.screen.previews
 
 
 def test_notes_warnings_and_what_was_cached(monkeypatch: pytest.MonkeyPatch) -> None:
