@@ -119,7 +119,7 @@ def _parse_local(text: str, base: Path | Address, confined: bool) -> Address:
         return Address("file", str(base / Path(text).expanduser()), text=text)
     if Path(text).is_absolute() or text.startswith(("/", "\\", "~")) or re.match(r"[A-Za-z]:", text):
         raise WeightsError(f"{text}: a document names no absolute path", hint="use a path below the document's folder")
-    path = "/".join(part for part in _parts(text.removeprefix("./"), text) if part)
+    path = "/".join(part for part in _parts("" if text == "." else text.removeprefix("./"), text) if part)
     if isinstance(base, Address):
         return base / path if path else base
     address = Address("file", str(base), path, confined=str(base), text=text)

@@ -406,10 +406,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
 
 def upload(server: HubServer, name: str, folder: Path) -> str:
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    unet = "unet/" if (folder / "unet").is_dir() else ""
     files |= {
-        "README.md": b"# x",
-        "unet/diffusion_pytorch_model.bin": b"no",
-        "unet/diffusion_flax_model.msgpack": b"no",
+        f"{unet}diffusion_pytorch_model.bin": b"no",
+        f"{unet}diffusion_flax_model.msgpack": b"no",
+        "README.md": b"x",
     }
     return server.commit(name, files)
 
