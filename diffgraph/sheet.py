@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SMALLEST = 128  # points of a captioned cell; smaller pictures are shown larger, each point as a square
+SMALLEST = 128  # points of a place; smaller pictures are shown larger, each point as a square
 MOST = 40_000_000  # points of a sheet; beyond, its pictures are shown smaller
 GAP, LINES = 4, 4
 PAPER, INK = "#ffffff", "#1b1f24"
@@ -39,10 +39,9 @@ def sheet(rows: Sequence[Row]) -> bytes:
 
     pictures = [[_opened(data) for data in row.files] for row in rows]
     shown = [picture for line in pictures for picture in line if picture is not None]
-    told = any(row.label or any(row.captions) for row in rows)
     wide, high = (max((getattr(p, side) for p in shown), default=SMALLEST) for side in ("width", "height"))
     count = sum(len(row.files) for row in rows)
-    scale: float = max(1, SMALLEST // min(wide, high)) if told else 1
+    scale: float = max(1, SMALLEST // min(wide, high))
     scale = min(scale, (MOST / (wide * high * count)) ** 0.5)
     wide, high = max(1, round(wide * scale)), max(1, round(high * scale))
     size = min(24, max(11, wide // 10))

@@ -167,7 +167,7 @@ def test_several_pictures_of_one_run_come_with_a_sheet(dg: Command, folder: Path
         "sheet": "mine-sheet.png",
     }
     with Image.open("mine-sheet.png") as picture:
-        assert picture.size == (2 * 12 + 4, 2 * 12 + 4)
+        assert picture.size == (2 * CELL + GAP, 2 * CELL + GAP)
 
 
 def test_a_sweep_in_python_has_a_grid(folder: Path) -> None:
