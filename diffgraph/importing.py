@@ -44,11 +44,12 @@ class Imported:
     left_out: tuple[str, ...]
 
 
-def imported(folder: Folder, *, name: str, weights: str | None) -> Imported:
+def imported(folder: Folder, *, name: str, weights: str | None, pipeline: str | None = None) -> Imported:
     """The graph that does what the pipeline of a repository does, by its index and configs.
 
-    name: of the graph. weights: the repository's address as the document has it, None where it cannot have one. Raises
-    WeightsError where no graph does this, where a part is missing or no node type reads it, or where code is named.
+    name: of the graph. weights: the repository's address as the document has it, None where it cannot have one.
+    pipeline: another class that takes the same parts. Raises WeightsError where no graph does this, where a part is
+    missing or no node type reads it, or where code is named.
     """
     index = folder.config(INDEX_FILE)
     if index is None:
@@ -58,7 +59,7 @@ def imported(folder: Folder, *, name: str, weights: str | None) -> Imported:
         )
     where, reg = f"{folder}/{INDEX_FILE}", registry()
     refuse_code(index, where)
-    parts, pipeline = _parts(index), index.get("_class_name")
+    parts, pipeline = _parts(index), pipeline or index.get("_class_name")
     if not isinstance(pipeline, str):
         raise WeightsError(f"{where}: names no class of a pipeline, as _class_name", hint="is it a whole repository?")
     template = reg.pipelines.get(pipeline)
@@ -75,7 +76,8 @@ def imported(folder: Folder, *, name: str, weights: str | None) -> Imported:
     if weights is not None:
         graph.inputs[address.name] = replace(address, default=weights, required=False)
     left_out = tuple(f"{part} ({cls})" for part, (_, cls) in parts.items() if part not in used)
-    head = [f"# {pipeline}, imported by diffgraph from {folder.address if weights is not None else 'a folder'}"]
+    place = " ".join(str(folder).split()) if weights is not None else "a folder"
+    head = [f"# {pipeline}, imported by diffgraph from {place}"]
     head += [f"# left out: {', '.join(left_out)}"] if left_out else []
     return Imported(graph, "\n".join(head) + "\n" + write(document_plain(graph)), pipeline, address.name, left_out)
 
@@ -141,7 +143,7 @@ def _no_graph(where: str, pipeline: str, parts: Mapping[str, tuple[str, str]], r
     unread = [f"{part} ({cls})" for part, (_, cls) in parts.items() if cls not in readable]
     also = f", and no node type reads {', '.join(unread)}" if unread else ", though node types read all of its parts"
     return WeightsError(
-        f"{where}: there is no graph for a {pipeline}{also}",
+        f"{where}: there is no graph for {pipeline}{also}",
         hint="those that can be imported: " + ", ".join(sorted(reg.pipelines)),
     )
 
@@ -180,9 +182,12 @@ def _take_parts(
                 wrong.append(f"has no {part}")
             continue
         used.add(part)
-        chosen = _reader(reg, node.target_text, parts[part][1])
+        cls = parts[part][1]
+        chosen = _reader(reg, node.target_text, cls)
         if chosen is None:
-            wrong.append(f"no node type reads {part} ({parts[part][1]})")
+            read = any(cls in kind.published for kind in reg.nodes.values())
+            told = f"{part} is a {cls}, which {node.target_text} does not read"
+            wrong.append(told if read else f"no node type reads {part} ({cls})")
             continue
         node.target = Lit(chosen, node.target.place)
         node.args["weights"] = replace(wanted, sub=f"/{part}")

@@ -6,6 +6,7 @@
                           fails only where it is shown what it says then
     text                  is not run
 
+Repositories of the Hub that a document names are tiny ones with the parts of the published ones, on a server on loopback.
 `pip install FOLDER` is stood in for: the package goes to a folder that Python looks into. What installs and checks
 this project is left out: it runs already.
 """
@@ -22,11 +23,15 @@ import subprocess
 import sys
 import textwrap
 import tomllib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from .hub import users_hub
+from .parts import save_clip, save_ddpm
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -34,6 +39,32 @@ FENCE = re.compile(r"^( *)```([a-z]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"# (\S+\.(?:yaml|py|toml))\n")
 OWN_CHECKS = ("pytest", "ruff", "mypy", ".ci/run")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def small_church(folder: Path) -> None:
+    """As google/ddpm-church-256."""
+    save_ddpm(folder)
+    index(folder, "DDPMPipeline", {"unet": "UNet2DModel", "scheduler": "DDPMScheduler"})
+
+
+def small_stable_diffusion(folder: Path) -> None:
+    """As stable-diffusion-v1-5/stable-diffusion-v1-5."""
+    save_clip(folder, 4)
+    parts = {"vae": "AutoencoderKL", "unet": "UNet2DConditionModel", "scheduler": "PNDMScheduler"}
+    index(folder, "StableDiffusionPipeline", parts, text_encoder="CLIPTextModel", tokenizer="CLIPTokenizer")
+
+
+def index(folder: Path, pipeline: str, parts: dict[str, str], **texts: str) -> None:
+    """Writes which parts a repository has: those of diffusers, and those of transformers."""
+    named = {name: ["diffusers", cls] for name, cls in parts.items()}
+    named |= {name: ["transformers", cls] for name, cls in texts.items()}
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline, **named}))
+
+
+PUBLISHED: dict[str, Callable[[Path], None]] = {
+    "google/ddpm-church-256": small_church,
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": small_stable_diffusion,
+}
 
 
 @dataclass(frozen=True)
@@ -75,6 +106,26 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.syspath_prepend(str(work))
     return work
+
+
+@pytest.fixture(autouse=True)
+def hub(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The user's Hub, with the repositories that the document names."""
+    text = request.getfixturevalue("document").read_text(encoding="utf-8")
+    named = [name for name in PUBLISHED if f"hf://{name}" in text]
+    if not named:
+        yield
+        return
+    with users_hub(tmp_path, monkeypatch) as server:
+        for name in named:
+            folder = tmp_path / "published" / name
+            folder.mkdir(parents=True)
+            PUBLISHED[name](folder)
+            files = (path for path in folder.rglob("*") if path.is_file())
+            server.commit(name, {path.relative_to(folder).as_posix(): path.read_bytes() for path in files})
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf"))
+        yield
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

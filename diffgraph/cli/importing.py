@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 @click.command("import")
 @click.argument("repository", metavar="REPOSITORY")
 @click.option("-o", "--output", "output", metavar="FILE", type=click.Path(path_type=Path), help="Printed unless given.")
+@click.option(
+    "--pipeline", metavar="CLASS", help="Another pipeline for the same parts, such as one from image to image."
+)
 @offline_option
 @talk_options
-def command(repository: str, output: Path | None, as_json: bool, debug: bool) -> None:
+def command(repository: str, output: Path | None, pipeline: str | None, as_json: bool, debug: bool) -> None:
     """Writes the graph that does what the pipeline of REPOSITORY does, with parts of ours and its own scheduler.
 
     REPOSITORY is org/repo, hf://org/repo@revision, or a local folder with a model_index.json. Only that file and the
@@ -38,8 +41,8 @@ def command(repository: str, output: Path | None, as_json: bool, debug: bool) ->
 
     place = repository_address(repository)
     folder = open_folder(place)
-    weights = place.canonical if place.scheme == "hf" else _below(place.folder, output)
-    found = imported(folder, name=_name(place), weights=weights)
+    weights = place.canonical if place.scheme != "file" else _below(place.folder, output)
+    found = imported(folder, name=_name(place), weights=weights, pipeline=pipeline)
     file = str(output) if output is not None else f"{_name(place)}.yaml"
     _check(found, place, file)
     if output is not None:
@@ -68,7 +71,7 @@ def repository_address(text: str) -> Address:
 
 def _name(place: Address) -> str:
     """What the graph is called: as the folder or the repository is."""
-    return place.folder.resolve().name if place.scheme != "hf" else (place.path or place.root).rpartition("/")[2]
+    return place.folder.resolve().name if place.scheme == "file" else (place.path or place.root).rpartition("/")[2]
 
 
 def _below(folder: Path, output: Path | None) -> str | None:
@@ -85,7 +88,7 @@ def _check(found: Imported, place: Address, file: str) -> None:
     from ..language.sources import Loader, Source
     from ..session import Session
 
-    given: dict[str, Any] = {found.address: str(place.folder) if place.scheme != "hf" else place.canonical}
+    given: dict[str, Any] = {found.address: str(place.folder) if place.scheme == "file" else place.canonical}
     source, loader, session = Source(file, file, bundle={file: found.text}, given=given), Loader(), Session()
     graph = loader.load(source)
     values, _ = resolve_inputs(graph, {}, session.registry, source=source, partial=True)

@@ -305,6 +305,27 @@ def test_a_written_graph_can_be_varied(repository: Callable[[str], Path], cli: C
     assert done.exit_code == 2
 
 
+def test_another_pipeline_for_the_same_parts(repository: Callable[[str], Path], cli: Cli, tmp_path: Path) -> None:
+    """As the library makes one of the other's parts."""
+    folder = repository("stable_diffusion_1")
+    document = folder.parent / "from-a-picture.yaml"
+    done = cli("import", folder, "--pipeline", "StableDiffusionImg2ImgPipeline", "-o", document)
+    assert done.exit_code == 0, done.stderr
+    assert set(Graph.load(document).document.inputs) >= {"image", "strength"}
+    done = cli("import", folder, "--pipeline", "StableDiffusionXLPipeline")
+    done.says("there is no graph for StableDiffusionXLPipeline")
+    done = cli("import", folder, "--pipeline", "DDPMPipeline")
+    assert done.exit_code == 2
+    done.says("DDPMPipeline: unet is a UNet2DConditionModel, which UNet2D does not read")
+
+
+def test_weights_of_a_package(cli: Cli, tmp_path: Path) -> None:
+    done = cli("import", "pkg://diffgraph/weights/ddpm-demo", "-o", tmp_path / "demo.yaml")
+    assert done.exit_code == 0, done.stderr
+    options = ["--steps", "2", "--device", "cpu", "-o", tmp_path / "demo.png"]
+    assert cli("run", tmp_path / "demo.yaml", *options).exit_code == 0
+
+
 def test_a_folder_elsewhere_is_given_at_each_run(repository: Callable[[str], Path], cli: Cli, tmp_path: Path) -> None:
     """A document names nothing outside of its own folder."""
     folder, document = repository("ddpm"), tmp_path / "mine.yaml"
@@ -559,12 +580,10 @@ def test_other_pipelines_say_what_is_missing(repository: Callable[[str], Path], 
     shutil.copytree(repository("stable_diffusion_1"), folder)
     rewrite(folder / "model_index.json", _class_name="WuerstchenDecoderPipeline", vqgan=["wuerstchen", "PaellaVQModel"])
     said = refusal(folder)
-    assert "no graph for a WuerstchenDecoderPipeline, and no node type reads vqgan (PaellaVQModel)" in said
+    assert "no graph for WuerstchenDecoderPipeline, and no node type reads vqgan (PaellaVQModel)" in said
     assert "those that can be imported: DDIMPipeline, DDPMPipeline, DiTPipeline" in said
     rewrite(folder / "model_index.json", _class_name="StableDiffusionControlNetPipeline", vqgan=None)
-    assert "no graph for a StableDiffusionControlNetPipeline, though node types read all of its parts" in refusal(
-        folder
-    )
+    assert "no graph for StableDiffusionControlNetPipeline, though node types read all of its parts" in refusal(folder)
 
 
 def test_parts_that_are_missing_or_unknown(repository: Callable[[str], Path], cli: Cli, tmp_path: Path) -> None:
