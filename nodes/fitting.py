@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from ..authoring import Bound, Fact, node
+from ..authoring import Bound, Fact, node, note
 from ..errors import PortError
 from .kinds import Image, Mask
 
@@ -18,14 +18,16 @@ def fit(
     width: Annotated[int, Bound(ge=1)],
     factor: Annotated[int, Bound(ge=1)] = 1,
     mode: Literal["smooth", "nearest"] = "smooth",
+    like: Annotated[Any, "N K Y X"] | None = None,
 ) -> Annotated[T, "B C factor*height factor*width"]:
     """The middle of a picture or mask, as large as a model takes it. [B, C, H, W] -> [B, C, factor*height, factor*width]
 
     height, width: of the model's samples, such as `$unet.sample_size`. factor: how many pixels a side of a latent stands
     for, such as `$autoencoder.factor`; 1 for pixels. What stands out over the wanted ratio of height and width is cut off,
     as much on both sides; the rest is resized. mode: "smooth" averages where it shrinks, interpolates bicubically where
-    it grows, and stays within the range of the picture; "nearest" takes the pixel at the centre. A picture of that size
-    stays as it is. Raises PortError where it is not [B, C, H, W].
+    it grows, and stays within the range of the picture; "nearest" takes the pixel at the centre. like: for a mask, the
+    picture that it lies on, which must have the same ratio of height and width, to a pixel. A picture of that size stays as
+    it is. Raises PortError where it is not [B, C, H, W], or does not lie on the other.
     """
     from torch.nn.functional import interpolate
 
@@ -34,6 +36,10 @@ def fit(
         raise PortError("image", f"shape {list(picture.shape)}; expected [B, C, H, W]")
     wanted = (factor * height, factor * width)
     rows, columns = picture.shape[2:]
+    if like is not None and abs(rows * like.shape[3] - columns * like.shape[2]) > max(like.shape[2:]):  # over a pixel
+        tall, wide = like.shape[2:]
+        what = f"is {columns} x {rows}, the picture that it lies on {wide} x {tall}"
+        raise PortError("image", what, hint="make them equally large")
     if (rows, columns) == wanted:
         return image
     kept_rows = max(1, min(rows, round(columns * height / width)))
@@ -65,5 +71,7 @@ def erase(
 
 @node("Binary", version=1)
 def binary(mask: Annotated[Mask, "B 1 H W"]) -> Annotated[Mask, "B 1 H W"]:
-    """A mask that is 1 where it was 0.5 or more, and 0 elsewhere."""
+    """A mask that is 1 where it was 0.5 or more, and 0 elsewhere. Notes where it is 0 everywhere."""
+    if not (mask >= 0.5).any():
+        note("the mask has no white, so nothing is repainted")
     return (mask >= 0.5).to(mask.dtype)

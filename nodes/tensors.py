@@ -112,24 +112,26 @@ def resize(
     return resized  # type: ignore[no-any-return]
 
 
-@node("Blend", version=1)
+@node("Blend", version=2)
 def blend(
     kept: Annotated[T, "B C H W"],
     painted: Annotated[T, "B C H W"],
     mask: Annotated[Mask, "M 1 H W"],
 ) -> Annotated[T, "B C H W"]:
-    """`painted` where the mask is 1 (white), `kept` where it is 0, and a mixture between.
+    """`painted` where the mask is 1 (white), `kept` where it is 0, both to the bit, and a mixture between.
 
     kept, painted: [B, C, H, W], pictures or latents. mask: in [0, 1], of their height and width (Resize it for latents
     with mode: nearest); one for all images, or one each. Raises PortError where the shapes do not fit.
     """
+    from torch import lerp
+
     below: Any = kept
     above: Any = painted
     if below.shape != above.shape:
         raise PortError("painted", f"shape {list(above.shape)}; expected {list(below.shape)}, like what is kept")
     if tuple(mask.shape) not in {(rows, 1, *below.shape[2:]) for rows in (1, below.shape[0])}:
         raise PortError("mask", f"shape {list(mask.shape)}; expected [1 or B, 1, H, W] of {list(below.shape)}")
-    blended: Any = below + mask.to(below.dtype) * (above - below)
+    blended: Any = lerp(below, above, mask.to(below.dtype))
     return blended  # type: ignore[no-any-return]
 
 

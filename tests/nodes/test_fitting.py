@@ -10,6 +10,7 @@ from PIL import Image
 
 from diffgraph.errors import CheckFailed, PortError
 from diffgraph.nodes.fitting import binary, erase, fit
+from diffgraph.nodes.tensors import blend
 
 from ..engine.lab import Lab, document
 
@@ -61,6 +62,16 @@ def test_fit_refuses_what_is_no_picture() -> None:
         fit(torch.zeros(3, 4, 4), 4, 4)
 
 
+def test_a_mask_lies_on_its_picture() -> None:
+    """Of the same height and width, or the same ratio to a pixel."""
+    picture = torch.zeros(1, 3, 37, 20)
+    for size in ((37, 20), (74, 40), (18, 10), (19, 10)):
+        assert fit(torch.ones(1, 1, *size), 4, 4, like=picture).shape == (1, 1, 4, 4)
+    for size in ((20, 37), (37, 37), (37, 18), (100, 90)):
+        with pytest.raises(PortError, match=rf"is {size[1]} x {size[0]}, the picture that it lies on 20 x 37"):
+            fit(torch.ones(1, 1, *size), 4, 4, like=picture)
+
+
 def test_erase_greys_what_the_mask_covers() -> None:
     image = torch.full((2, 3, 1, 4), -1.0)
     mask = torch.tensor([0, 0.4, 0.5, 1]).reshape(1, 1, 1, 4)
@@ -69,6 +80,24 @@ def test_erase_greys_what_the_mask_covers() -> None:
         erase(image, torch.zeros(1, 1, 2, 4))
     with pytest.raises(PortError, match="mask"):
         erase(image, torch.zeros(3, 1, 1, 4))
+
+
+def test_what_is_painted_says_nothing_of_what_lies_below() -> None:
+    """Blend gives each of the two to the bit, so that hidden pixels cannot be told by a rounding error."""
+    below, above = torch.rand(1, 3, 4, 4) * 7, torch.rand(1, 3, 4, 4)
+    mask = torch.tensor([0.0, 1, 0, 1]).expand(1, 1, 4, 4)
+    assert torch.equal(blend(below, above, mask), torch.where(mask == 1, above, below))
+    half = torch.full((1, 1, 4, 4), 0.5)
+    torch.testing.assert_close(blend(below, above, half), (below + above) / 2)
+
+
+def test_a_mask_without_white_is_noted(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    graph = document("{value: {node: Binary, mask: $mask}}", inputs="mask: {type: Mask}")
+    lab.run(graph, mask=torch.zeros(1, 1, 2, 2))
+    assert lab.said == ["the mask has no white, so nothing is repainted"]
+    lab.run(graph, mask=torch.ones(1, 1, 2, 2))
+    assert lab.said == []
 
 
 def test_binary() -> None:
