@@ -20,6 +20,7 @@ from ..parts import (
     save_data,
     save_ddpm,
     save_glide,
+    save_glide_inpaint,
     save_imagen,
     save_ldm,
     save_photo,
@@ -33,6 +34,12 @@ GRAPHS = Path(__file__).parents[2] / "graphs"
 def glide_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny GLIDE: 8 pixels, then 16."""
     return save_glide(tmp_path_factory.mktemp("glide"))
+
+
+@pytest.fixture(scope="session")
+def glide_inpaint_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny GLIDE made for inpainting."""
+    return save_glide_inpaint(tmp_path_factory.mktemp("glide_inpaint"))
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ LATENT = {  # the systems over latents: the fixture with their parts
 SAMPLERS = {
     "ddpm": "plain", "ldm_unconditional": "plain", "ldm_super_resolution": "plain",
     "stable_diffusion_img2img": "img2img", "stable_diffusion_inpaint": "inpaint",
+    "glide_img2img": "img2img", "glide_inpaint": "inpaint_clean",
 }  # fmt: skip
 FILES = ("image", "mask")  # inputs that are the user's files
 
@@ -43,8 +44,9 @@ def given(name: str, request: pytest.FixtureRequest) -> dict[str, Any]:
         tokenizer = {"tokenizer": str(request.getfixturevalue("words"))} if "glide" in name else {}
         return {"data": str(request.getfixturevalue("data")), "steps": 2, "batch": 2, **tokenizer}
     if name.startswith("glide"):
-        values = {"prompt": "a cat", "steps": "4", "weights": str(request.getfixturevalue("glide_parts"))}
-        return values | ({"upsampler_steps": "3"} if name == "glide" else {})
+        parts = "glide_inpaint_parts" if name == "glide_inpaint" else "glide_parts"
+        values = {"prompt": "a cat", "steps": "4", "weights": str(request.getfixturevalue(parts))}
+        return values | pictures(name, request) | ({} if name == "glide_base" else {"upsampler_steps": "3"})
     if name == "imagen_if":
         parts = {key: str(place) for key, place in request.getfixturevalue("if_parts").items()}
         return {"prompt": "a cat", "steps": "4", "upsampler_steps": "3", **parts}
@@ -54,13 +56,16 @@ def given(name: str, request: pytest.FixtureRequest) -> dict[str, Any]:
     if name == "ddpm":
         return {"steps": 3, "weights": str(request.getfixturevalue("ddpm_parts"))}
     if name in LATENT:
-        values = {"steps": 4, "weights": str(request.getfixturevalue(LATENT[name]))}
-        photo = request.getfixturevalue("photo")
-        for key, value in (("prompt", "a cat"), ("image", photo / "image.png"), ("mask", photo / "mask.png")):
-            if key in Graph.load(GRAPHS / f"{name}.yaml").document.inputs:
-                values[key] = str(value)
+        values = {"steps": 4, "weights": str(request.getfixturevalue(LATENT[name])), **pictures(name, request)}
+        values |= {"prompt": "a cat"} if "prompt" in Graph.load(GRAPHS / f"{name}.yaml").document.inputs else {}
         return values | ({"size": 8} if name == "ldm_super_resolution" else {})
     raise AssertionError(f"say here what inputs {name} takes")
+
+
+def pictures(name: str, request: pytest.FixtureRequest) -> dict[str, str]:
+    """Those that a system starts from, and their masks."""
+    photo, inputs = request.getfixturevalue("photo"), Graph.load(GRAPHS / f"{name}.yaml").document.inputs
+    return {key: str(photo / f"{key}.png") for key in FILES if key in inputs}
 
 
 def options(values: dict[str, Any]) -> list[str]:
@@ -243,7 +248,7 @@ def test_variants_set_inputs_that_exist(name: str) -> None:
     graph = Graph.load(GRAPHS / f"{name}.yaml")
     for variant in graph.document.variants:
         given = {"prompt": "x"} if "prompt" in graph.document.inputs else {}
-        resolve_inputs(graph.document, given, graph.registry, variant, partial=True)
+        resolve_inputs(graph.document, given, graph.registry, variant, source=graph.source, partial=True)
 
 
 def test_steps_as_a_number_are_those_of_the_default() -> None:
