@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .authoring import Component, NodeMark
-from .components import GivenAddress, Opener, live_key
+from .components import GivenAddress, live_key
 from .errors import CheckError, CheckFailed, DiffgraphError, DocumentError, InputError, nearest
 from .inputs import apply_sets, choose_variant
 from .language.document import parse, write
@@ -243,7 +243,7 @@ class Graph:
                 what = f"variant {variant}: {error.message.removeprefix('--')}"
                 problems.append(CheckError(what, hint=error.hint, place=place))
                 continue
-            opener = Opener() if number == 0 else None
+            opener = session.opener(self.source) if number == 0 else None
             found, _ = session.check(changed, self.source, self.loader, {**defaults, **values}, opener)
             known = {(str(problem.place), problem.message) for problem in problems}
             problems += [p for p in found if (str(p.place), p.message) not in known]

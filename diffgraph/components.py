@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import Place, WeightsError, WrongPart
+from .errors import OfflineError, Place, WeightsError, WrongPart
+from .locking import Book
 from .planning.keys import tensor_bytes
 from .ports import filled
 from .registry import NodeType, who_reads
 from .weights.addresses import Address, parse_address
 from .weights.config import parse_config
-from .weights.folders import Folder, open_folder
+from .weights.folders import Folder
 
 if TYPE_CHECKING:
     from .language.sources import Source
@@ -49,18 +50,11 @@ def below(text: str, sub: str) -> str:
     return AnchoredAddress(text + sub, text.folder) if isinstance(text, AnchoredAddress) else type(text)(text + sub)
 
 
-def open_address(text: str, source: Source) -> Folder:
-    """Opens the address of weights that stands in a document, or that the user gave."""
-    if isinstance(text, GivenAddress):
-        return open_folder(parse_address(text))
-    base = text.folder if isinstance(text, AnchoredAddress) else source.base
-    return open_folder(parse_address(text, base=base, confined=True))
-
-
 @dataclass
 class Opened:
     """The folder of one component, its config as read and checked, and facts from sibling configs."""
 
+    kind: NodeType
     folder: Folder
     config: dict[str, Any]
     metadata: dict[str, Any]
@@ -68,17 +62,35 @@ class Opened:
 
 
 class Opener:
-    """Opens the configs of components, each once."""
+    """Opens the configs of components, each once; the book notes what was opened. refused: what is not here, offline."""
 
-    def __init__(self) -> None:
+    def __init__(self, book: Book | None = None) -> None:
+        self.book = book if book is not None else Book(None)
+        self.refused: list[OfflineError] = []
         self._opened: dict[tuple[str, str, str], Opened] = {}
 
+    @property
+    def opened(self) -> list[Opened]:
+        """Every component that was opened."""
+        return list(self._opened.values())
+
+    def address(self, text: str, source: Source) -> Folder:
+        """Opens the address of weights that stands in a document, or that the user gave."""
+        if isinstance(text, GivenAddress):
+            return self.book.open(parse_address(text), free=True)
+        base = text.folder if isinstance(text, AnchoredAddress) else source.base
+        return self.book.open(parse_address(text, base=base, confined=True), free=False)
+
     def __call__(self, kind: NodeType, text: str, source: Source) -> Opened:
-        """Raises WeightsError or HubError."""
+        """Raises WeightsError, HubError, or LockError for what is not as it was locked."""
         folder = text.folder if isinstance(text, AnchoredAddress) else source.base
         key = (kind.name, str(text), "" if isinstance(text, GivenAddress) else str(folder))
         if key not in self._opened:
-            self._opened[key] = self._open(kind, open_address(text, source))
+            try:
+                self._opened[key] = self._open(kind, self.address(text, source))
+            except OfflineError as error:
+                self.refused.append(error)
+                raise
         return self._opened[key]
 
     def _open(self, kind: NodeType, folder: Folder) -> Opened:
@@ -100,7 +112,7 @@ class Opener:
             word = without if sibling is None and folder.indexed else filled(template, sibling or {})
             if word:
                 facts[name] = word
-        return Opened(folder, config, metadata, facts)
+        return Opened(kind, folder, config, metadata, facts)
 
     def configs(self, kind: NodeType, text: str, source: Source) -> tuple[dict[str, Any], Mapping[str, str]]:
         """What the checker asks for."""

@@ -97,6 +97,20 @@ class HubError(DiffgraphError):
     code = "hub"
 
 
+class OfflineError(HubError):
+    """Offline, files are not on this machine. `missing` names each, with its size where that is known."""
+
+    def __init__(self, message: str, missing: Iterable[str], *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.missing = tuple(missing)
+
+
+class LockError(DiffgraphError):
+    """A file, a repository or a node is not as the lock beside the graph says."""
+
+    code = "lock"
+
+
 class StoreError(DiffgraphError):
     """The result store or an output file could not be read or written."""
 

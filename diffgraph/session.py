@@ -21,10 +21,12 @@ from .authoring import Target
 from .checking.check import Checker
 from .checking.unify import Value
 from .components import Handle, Opener
-from .errors import CheckFailed, DiffgraphError, InputError, Place
+from .errors import DiffgraphError, InputError, Place
+from .fetching import fetch_parts, raise_problems
 from .inputs import FileInput, apply_sets, resolve_inputs
 from .language.graph import NAME, GraphDocument, Ref
 from .language.sources import Loader, Source
+from .locking import Book, find_lock, node_versions
 from .planning.lowering import Bound, Settings
 from .planning.plan import Planner
 from .planning.program import CALL, LOAD, METHOD, Program, select
@@ -38,7 +40,8 @@ DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 class Options:
     """How to run.
 
-    device: as torch writes it, None to pick. dtype: "fp32", "fp16" or "bf16". memory: bytes for weights.
+    device: as torch writes it, None to pick. dtype: "fp32", "fp16" or "bf16". memory: bytes for weights. locked: only
+    with a lock beside the graph, which then holds for what the user gives too.
     """
 
     device: str | None = None
@@ -46,6 +49,7 @@ class Options:
     memory: int | None = None
     cache: bool = True
     nodes: tuple[Path, ...] = ()
+    locked: bool = False
 
 
 @cache
@@ -168,6 +172,7 @@ class Prepared:
         damaged: set[str] = set()
         while True:
             program = self.program(damaged)
+            fetch_parts(program, self.source.label, listeners)
             target = Target(self.settings.device, self.settings.dtype)
             self._check_devices(program)
             runner = Runner(
@@ -206,6 +211,16 @@ class Session:
         device = pick_device(self.options.device)
         return Settings(device, DTYPES[self.options.dtype], torch_version(), precision_flags())
 
+    def opener(self, source: Source) -> Opener:
+        """What opens the components of a graph: as the lock beside it says, where there is one.
+
+        Raises InputError where one is demanded and not there, DocumentError for a damaged one.
+        """
+        lock = find_lock(source)
+        if lock is None and self.options.locked:
+            raise InputError(f"--locked: there is no lock beside {source.label}", hint=f"diffgraph lock {source.label}")
+        return Opener(Book(source.base, lock, strict=self.options.locked))
+
     def check(
         self,
         graph: GraphDocument,
@@ -234,10 +249,11 @@ class Session:
         values, variant_sets = resolve_inputs(graph, given, self.registry, variant, source=source, kept=kept)
         graph = apply_sets(apply_sets(graph, variant_sets), sets or {}, user=True)
         wanted = replace(graph, outputs={**graph.outputs, **_shown(graph, show)})
-        opener = planner.opener if planner is not None else Opener()
+        opener = planner.opener if planner is not None else self.opener(source)
         problems, kinds = self.check(wanted, source, loader, values, opener)
-        if problems:
-            raise CheckFailed(problems)
+        raise_problems(problems, opener, source)
+        if opener.book.lock is not None:
+            opener.book.lock.check_nodes(node_versions(graph, source, loader, self.registry))
         if planner is None:
             planner = Planner(self.registry, loader, opener, self.settings())
         names = planner.inputs({name: _opened(planner, value) for name, value in values.items()})

@@ -20,6 +20,8 @@ COMMANDS = {
     "plan": "Show what would run, what is cached, and what is missing",
     "show": "Draw a graph, as SVG or PNG",
     "train": "Train what a training graph names, on a folder of data",
+    "lock": "Write down the commits and hashes that a graph runs with",
+    "pull": "Fetch all that a graph needs, to run it offline",
     "import": "Write a published repository of parts as a graph",
     "nodes": "List the node types, or explain one",
     "graphs": "List the shipped graphs, or copy one here to edit it",

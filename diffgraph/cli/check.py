@@ -24,7 +24,6 @@ def command(
     The structure needs the document alone; the components' configs, where weights are named, are fetched and checked
     too, the weights are not. Inputs may be left out.
     """
-    from ..components import Opener
     from ..inputs import apply_sets, resolve_inputs
     from ..session import Options, Session
 
@@ -41,7 +40,7 @@ def command(
         document = apply_sets(apply_sets(document, replaced), parse_sets(sets), user=True)
     except DiffgraphError as error:
         found.append(error)
-    found += session.check(document, asked.source, asked.loader, values, Opener())[0]
+    found += session.check(document, asked.source, asked.loader, values, session.opener(asked.source))[0]
     if found:
         raise CheckFailed(found)
     documents = len(asked.loader.documents)

@@ -240,6 +240,8 @@ class GraphCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.token_normalize_func = lambda name: name.replace("_", "-")
+        if "--offline" in args:  # which holds for the graph itself too
+            _go_offline(True)
         address = None if ctx.resilient_parsing else self._address(ctx, args)
         if address is not None:
             ctx.meta[_OPENED] = open_graph(address, self._own(ctx))
@@ -361,13 +363,13 @@ def parse_sets(sets: Sequence[str]) -> dict[str, Any]:
     return out
 
 
-def _go_offline(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+def _go_offline(value: bool) -> None:
     if value:
         os.environ["HF_HUB_OFFLINE"] = "1"  # which is read when the Hub is first asked
 
 
 offline_option = click.option(
-    "--offline", is_flag=True, expose_value=False, callback=_go_offline,
+    "--offline", is_flag=True, expose_value=False, callback=lambda ctx, param, value: _go_offline(value),
     help="Asks the Hub nothing; uses what is on this machine.",
 )  # fmt: skip
 
@@ -420,17 +422,20 @@ def run_options(function: F) -> F:
         place_options,
         click.option("--memory", metavar="SIZE", help="For weights, such as 6GiB; needed last, dropped first."),
         click.option("--no-cache", is_flag=True, help="Neither reads nor keeps stored results."),
+        click.option("--locked", is_flag=True, help="Refuses to go on without a lock beside the graph."),
     )):  # fmt: skip
         function = option(function)
     return function
 
 
-def run_session(device: str | None, dtype: str, memory: str | None, no_cache: bool, nodes: Sequence[Path]) -> Session:
+def run_session(
+    device: str | None, dtype: str, memory: str | None, no_cache: bool, nodes: Sequence[Path], locked: bool
+) -> Session:  # fmt: skip
     """The session of `run` and `plan`."""
     from ..planning.sizes import parse_size
     from ..results import default_results
     from ..session import Options, Session
 
     size = parse_size(memory, "--memory") if memory is not None else None
-    options = Options(device, dtype, size, not no_cache, tuple(nodes))
+    options = Options(device, dtype, size, not no_cache, tuple(nodes), locked)
     return Session(options, default_results() if not no_cache else None)

@@ -14,7 +14,6 @@ from .tables import table
 
 if TYPE_CHECKING:
     from ..components import Handle
-    from ..planning.program import Program
     from ..session import Prepared
 
 STATES = {"run": "run", "cached": "cached", "unused": "not needed"}
@@ -28,30 +27,33 @@ STATES = {"run": "run", "cached": "cached", "unused": "not needed"}
 def command(
     ctx: click.Context, graph: str, variant: str | None, sets: tuple[str, ...], pairs: tuple[str, ...],
     nodes: tuple[Path, ...], show: tuple[str, ...], device: str | None, dtype: str, memory: str | None,
-    no_cache: bool, sweeps: tuple[str, ...], as_json: bool, debug: bool,
+    no_cache: bool, locked: bool, sweeps: tuple[str, ...], as_json: bool, debug: bool,
 ) -> None:  # fmt: skip
     """Shows what `diffgraph run GRAPH` would do: which nodes run, which come from the store, which weights are needed.
 
     Takes the options of `run`. Opens configs, but no weights.
     """
+    from ..fetching import absent_files, needed, total_size
     from ..sweeps import joined
 
     asked = opened(ctx)
-    session = run_session(device, dtype, memory, no_cache, nodes)
+    session = run_session(device, dtype, memory, no_cache, nodes, locked)
     axes = axes_of(asked, sweeps)
     prepared = joined(asked.prepare(session, pairs, variant=variant, sets=sets, show=show, axes=axes))
     program = prepared.program()
     units = [{"node": unit.path, "what": unit.what, "state": unit.state} for unit in program.units]
-    needed = {handle.key for unit in program.units if unit.state == "run" for handle in unit.handles}
-    parts = [_part(handle, handle.key in needed) for handle in prepared.handles]
+    used = {handle.key for unit in program.units if unit.state == "run" for handle in unit.handles}
+    parts = [_part(handle, handle.key in used) for handle in prepared.handles]
+    fetched = total_size(absent_files(needed(program)))
     if as_json:
         settings = prepared.settings
-        put({"device": settings.device, "dtype": settings.dtype, "nodes": units, "components": parts})
+        about = {"device": settings.device, "dtype": settings.dtype, "download": fetched}
+        put({**about, "nodes": units, "components": parts})
         return
-    _print(prepared, program, units, parts)
+    _print(prepared, units, parts, fetched)
 
 
-def _print(prepared: Prepared, program: Program, units: list[dict[str, Any]], parts: list[dict[str, Any]]) -> None:
+def _print(prepared: Prepared, units: list[dict[str, Any]], parts: list[dict[str, Any]], fetched: int) -> None:
     from ..planning.sizes import format_count, format_size
 
     table(
@@ -69,7 +71,6 @@ def _print(prepared: Prepared, program: Program, units: list[dict[str, Any]], pa
             rows.append((part["node"], part["type"], count, size, part["dtype"] or "", state + fetch + part["source"]))
         table(rows, head=("component", "type", "parameters", "size", "as", "from"))
     states = [unit["state"] for unit in units]
-    fetched = sum(part["download"] for part in parts if part["needed"])
     loaded = sum(part["bytes"] for part in parts if part["needed"])
     told = [f"{states.count('run')} to run", f"{states.count('cached')} from the store"]
     told += [f"{format_size(loaded)} of weights to load"] if loaded else []

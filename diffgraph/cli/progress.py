@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError
+from ..weights.transfers import say_bytes
 from .report import State, say
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Listener:
                 self.say(f"warning: {event.text}")
         elif event.kind == "preview" and self.file is not None:
             self._write(self.file, event)
+        elif event.kind == "download" and event.number == 0 and not self.quiet and not self.state.json:
+            self.say(f"downloading {say_bytes(event.total)} from {event.path}")
 
     def _write(self, file: PreviewFile, event: Event) -> None:
         """Writes a preview; one that cannot be written is the last, and no error."""
@@ -109,6 +112,7 @@ class Screen(Listener):
         self.current = "starting"  # which takes seconds where torch has to be imported
         self.since = self.began = time.monotonic()
         self.cached: list[str] = []
+        self.download: tuple[int, int] | None = None  # bytes done, of how many
 
     def _say(self, text: str) -> None:
         style = "yellow" if text.startswith("warning") else "cyan"
@@ -126,6 +130,8 @@ class Screen(Listener):
             self.console.print(f"  [green]✓[/] {event.path}  [dim]from the store[/]", highlight=False)
         elif event.kind == "preview" and self.draws:
             self._draw(event.value)
+        elif event.kind == "download":
+            self.current, self.download = f"downloading from {event.path}", (event.number, event.total)
 
     def _draw(self, pictures: Any) -> None:
         """Takes a preview in the room that the lines above leave."""
@@ -170,6 +176,11 @@ class Screen(Listener):
         for _ in range(5):
             table.add_column(no_wrap=True)
         width = max(10, min(36, self.console.width - 50))
+        if self.download is not None:
+            done, total = self.download
+            count = Text(f"{say_bytes(done)}/{say_bytes(total)}", "green" if done == total else "")
+            mark = Text("  ✓", "green") if done == total else Text("   ")
+            table.add_row(mark, "download", ProgressBar(total, done, width=width), count, Text())
         for loop in list(self.loops.values()):
             over = loop.ended is not None
             mark = Text("  ✓", "green") if over else Text("   ")

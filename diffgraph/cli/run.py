@@ -44,7 +44,7 @@ PICTURE = ".png"
 def command(
     ctx: click.Context, graph: str, variant: str | None, sets: tuple[str, ...], pairs: tuple[str, ...],
     nodes: tuple[Path, ...], output: str | None, show: tuple[str, ...], device: str | None, dtype: str,
-    memory: str | None, no_cache: bool, sweeps: tuple[str, ...], no_metadata: bool, preview: bool, preview_file: Path | None,
+    memory: str | None, no_cache: bool, locked: bool, sweeps: tuple[str, ...], no_metadata: bool, preview: bool, preview_file: Path | None,
     as_json: bool, quiet: bool, debug: bool,
 ) -> None:  # fmt: skip
     """Runs GRAPH: a document, the name of a shipped graph, or a picture that diffgraph made.
@@ -58,7 +58,7 @@ def command(
     asked = opened(ctx)
     started = time.monotonic()
     axes = axes_of(asked, sweeps)
-    session = run_session(device, dtype, memory, no_cache, nodes)
+    session = run_session(device, dtype, memory, no_cache, nodes, locked)
     prepared = asked.prepare(session, pairs, variant=variant, sets=sets, show=show, axes=axes)
     labels: Sequence[str | None] = list(names_of(axes)) if axes else [None]
     runs = [

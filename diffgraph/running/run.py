@@ -43,6 +43,7 @@ class Event:
 
     kind: "started", "finished", "cached", "step" (number of total is about to run; of a sweep where the path is empty),
     "loaded" (a component, in `seconds`), "note" (a text for the user), "warning", "failed" (with the error as text).
+    "download" (number of total bytes are here, of what `path` says; the first of none).
     "preview" (a small picture of what turn number of total of a loop has come to) is for those listeners alone that
     have an attribute `previews` that is true. value: for "finished" and "cached", what the node gave; for "preview", an
     array uint8 [B, H, W, 3].

@@ -9,7 +9,7 @@ but the files lie beside it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,7 +19,7 @@ from .config import class_named, read_json
 from .digests import file_digest, joined_digest
 
 if TYPE_CHECKING:
-    from .hub import Hub
+    from .hub import Download, Hub, Progress
 
 INDEX_FILE = "model_index.json"
 MAX_INDEX_BYTES = 32 << 20
@@ -29,10 +29,11 @@ TENSORS = ".safetensors"
 class Source(Protocol):
     """Files below a root, on this machine or not. Paths are relative, with "/" between parts.
 
-    commit: of a repository on the Hub.
+    commit: of a repository on the Hub. root: the folder on this machine, where that is what it is.
     """
 
     commit: str | None
+    root: Path | None
 
     def has(self, path: str) -> bool:
         """Whether there is such a file."""
@@ -45,6 +46,9 @@ class Source(Protocol):
 
     def absent(self, paths: Sequence[str]) -> list[str]:
         """Which of these files would have to be downloaded."""
+
+    def remote(self, paths: Sequence[str]) -> list[Download]:
+        """Those of these files that are on a Hub."""
 
     def local(self, paths: Sequence[str]) -> dict[str, Path]:
         """Where these files are on this machine, downloaded if need be."""
@@ -59,13 +63,14 @@ class Source(Protocol):
 class LocalSource:
     """A folder on this machine, which files may not leave where `confined` says so."""
 
-    commit = None
+    commit: str | None = None
 
     def __init__(self, root: Path, confined: Path | None = None) -> None:
-        self.root, self.confined = root, confined
+        self.root: Path | None = root
+        self._place, self.confined = root, confined
 
     def _path(self, path: str) -> Path:
-        place = self.root.joinpath(*path.split("/")) if path else self.root
+        place = self._place.joinpath(*path.split("/")) if path else self._place
         if self.confined is not None:
             confine(place, self.confined, str(place))
         return place
@@ -86,6 +91,9 @@ class LocalSource:
     def absent(self, paths: Sequence[str]) -> list[str]:
         return []
 
+    def remote(self, paths: Sequence[str]) -> list[Download]:
+        return []
+
     def local(self, paths: Sequence[str]) -> dict[str, Path]:
         return {path: self._path(path) for path in paths}
 
@@ -93,7 +101,7 @@ class LocalSource:
         return file_digest(self._path(path))
 
     def above(self) -> Source | None:
-        parent = self.root.absolute().parent
+        parent = self._place.absolute().parent
         if self.confined is not None and not parent.resolve().is_relative_to(self.confined.resolve()):
             return None
         return LocalSource(parent, self.confined)
@@ -162,6 +170,10 @@ class Folder:
         """Which of these files would have to be downloaded."""
         full = {_join(self._prefix, name): name for name in names}
         return [full[path] for path in self._source.absent(list(full))]
+
+    def remote(self, names: Iterable[str]) -> list[Download]:
+        """Those of these files that are on a Hub."""
+        return self._source.remote([_join(self._prefix, name) for name in names])
 
     def digests(self, names: Iterable[str]) -> dict[str, str]:
         """The SHA-256 of each file; those of weights on the Hub are known without a download."""
@@ -254,7 +266,7 @@ class Folder:
         part = PurePosixPath(self.address.canonical).name
         if above is not None and part in _parts_of(above.config(INDEX_FILE) or {}) and above.has(config_file):
             return above
-        if isinstance(self._source, LocalSource):
+        if self._source.root is not None:
             raise missing_folder(self._source.root / self._prefix, str(self))
         raise (above or self)._nothing(f"there is no folder {self._prefix}")
 
@@ -306,25 +318,40 @@ class Folder:
         return WeightsError(f"{self}: {what}; there is: {held}", hint=hint)
 
 
-def open_folder(address: Address | str, *, hub: Hub | None = None, variant: str | None = None) -> Folder:
+def open_folder(
+    address: Address | str, *, hub: Hub | None = None, variant: str | None = None,
+    watch: Callable[[Source], Source] | None = None,
+) -> Folder:  # fmt: skip
     """Opens an address: looks whether it is there, and fetches nothing but, from the Hub, the list of files.
 
     hub: the Hub to ask, the user's own where None. variant: which set of weights, such as "fp16", where there are
-    several. Raises WeightsError where there is no such folder, HubError where the Hub does not answer or refuses.
+    several. watch: what to put before its files. Raises WeightsError where there is no such folder, HubError where the
+    Hub does not answer or refuses.
     """
     if isinstance(address, str):
         address = parse_address(address)
     if address.scheme == "hf":
         from .hub import HubSource, default_hub
 
-        source = HubSource(hub or default_hub(), address)
-        return Folder(address, source, address.path, variant=variant)
+        remote = HubSource(hub or default_hub(), address)
+        return Folder(address, watch(remote) if watch is not None else remote, address.path, variant=variant)
     place = address.folder
     confined = Path(address.confined) if address.confined is not None else None
-    folder = Folder(address, LocalSource(place, confined), variant=variant)
+    local = LocalSource(place, confined)
+    folder = Folder(address, watch(local) if watch is not None else local, variant=variant)
     if not place.is_dir() and not _index_above(place):
         raise missing_folder(place, str(address))
     return folder
+
+
+def fetch(wanted: Iterable[tuple[Folder, Sequence[str]]], progress: Progress | None = None) -> None:
+    """Downloads what is missing of the files of several folders, all together. Raises HubError.
+
+    progress: told of it as (what, bytes done, bytes in all); a bar is drawn where None.
+    """
+    downloads = [one for folder, names in wanted for one in folder.remote(names)]
+    for hub in dict.fromkeys(one.hub for one in downloads):
+        hub.fetch([one for one in downloads if one.hub is hub], progress)
 
 
 def _index_above(place: Path) -> bool:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..errors import HubError, nearest
+from ..errors import HubError, OfflineError, nearest
 from .addresses import Address
 from .digests import file_digest
 from .transfers import each, meter, say_bytes
@@ -53,6 +53,22 @@ class Snapshot:
     repository: str
     commit: str
     files: Mapping[str, HubFile]
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file that may have to be downloaded."""
+
+    hub: Hub
+    snapshot: Snapshot
+    name: str
+
+    def __str__(self) -> str:
+        return f"hf://{self.snapshot.repository}/{self.name}"
+
+    @property
+    def size(self) -> int:
+        return self.snapshot.files[self.name].size if self.name in self.snapshot.files else 0
 
 
 class Hub:
@@ -96,9 +112,7 @@ class Hub:
 
     def paths(self, snapshot: Snapshot, names: Sequence[str]) -> dict[str, Path]:
         """Local paths of files, after downloading those that are not in the cache, several at once. Raises HubError."""
-        absent = self.absent(snapshot, names)
-        if absent:
-            self._download(snapshot, absent)
+        self.fetch([Download(self, snapshot, name) for name in names])
         return {name: self._place(snapshot, name) for name in names}
 
     # --- what is where ----------------------------------------------------------------------------------------------
@@ -175,8 +189,9 @@ class Hub:
             held = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
             if held:  # fetched by another program
                 return Snapshot(repository, commit, {name: HubFile(path.stat().st_size) for name, path in held.items()})
-        raise HubError(
+        raise OfflineError(
             f"hf://{repository}@{revision} is not on this machine, and offline nothing is asked",
+            [f"hf://{repository}@{revision}"],
             hint="run once without --offline (or HF_HUB_OFFLINE)",
         )
 
@@ -205,37 +220,49 @@ class Hub:
 
     # --- downloading ------------------------------------------------------------------------------------------------
 
-    def _download(self, snapshot: Snapshot, names: Sequence[str]) -> None:
-        repository = snapshot.repository
-        total = sum(snapshot.files[name].size for name in names if name in snapshot.files)
+    def fetch(self, wanted: Sequence[Download], progress: Progress | None = None) -> None:
+        """Downloads those of these files that are not in the cache, several at once, with one progress for all.
+
+        progress: in place of the Hub's own. Raises OfflineError naming all of them, HubError.
+        """
+        by_name = {str(one) + one.snapshot.commit: one for one in wanted if self.absent(one.snapshot, [one.name])}
+        if not by_name:
+            return
+        absent = list(by_name.values())
+        total = sum(one.size for one in absent)
         if self.offline:
-            listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-            raise HubError(
-                f"hf://{repository}: offline, and not on this machine: {listed} ({say_bytes(total)})",
-                hint="run once without --offline (or HF_HUB_OFFLINE)",
-            )
+            missing = [f"{one} ({say_bytes(one.size)})" for one in absent]
+            listed = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+            hint = "run once without --offline (or HF_HUB_OFFLINE)"
+            raise OfflineError(f"offline, and not on this machine: {listed}", missing, hint=hint)
         self._check_space(total)
-        if time.monotonic() - self._heard > HEARD_SECONDS:
-            self._ask(repository, snapshot.commit, files=False)  # a dead endpoint is told now, not after many tries
-        with self._reported(repository, total) as add, self._explained(repository, snapshot.commit):
-            each(lambda name: self._fetch(snapshot, name, add), names)
+        if time.monotonic() - self._heard > HEARD_SECONDS:  # a dead endpoint is told now, not after many tries
+            self._ask(absent[0].snapshot.repository, absent[0].snapshot.commit, files=False)
+        repositories = dict.fromkeys(one.snapshot.repository for one in absent)
+        label = next(iter(repositories)) if len(repositories) == 1 else f"{len(repositories)} repositories"
+        with self._reported(label, total, progress or self._progress) as add:
+            each(lambda name: self._fetch(by_name[name].snapshot, by_name[name].name, add), list(by_name))
         self._heard = time.monotonic()
 
     def _fetch(self, snapshot: Snapshot, name: str, add: Callable[[int], None]) -> None:
         from huggingface_hub import hf_hub_download
 
-        place = hf_hub_download(
-            snapshot.repository,
-            name,
-            revision=snapshot.commit,
-            endpoint=self.endpoint,
-            cache_dir=self.cache_dir,
-            token=self._token,
-            etag_timeout=ANSWER_SECONDS,
-            tqdm_class=meter(add),
-        )
+        with self._explained(snapshot.repository, snapshot.commit):
+            place = hf_hub_download(
+                snapshot.repository,
+                name,
+                revision=snapshot.commit,
+                endpoint=self.endpoint,
+                cache_dir=self.cache_dir,
+                token=self._token,
+                etag_timeout=ANSWER_SECONDS,
+                tqdm_class=meter(add),
+            )
+            self._verify(snapshot, name, Path(place))
+
+    def _verify(self, snapshot: Snapshot, name: str, path: Path) -> None:
+        """Throws away a file that is not what the Hub's list says. Raises HubError."""
         want = snapshot.files.get(name, HubFile(0))
-        path = Path(place)
         if want.sha256:
             wanted, got = want.sha256, file_digest(path)
         elif want.blob:
@@ -263,21 +290,22 @@ class Hub:
             )
 
     @contextlib.contextmanager
-    def _reported(self, repository: str, total: int) -> Iterator[Callable[[int], None]]:
+    def _reported(self, what: str, total: int, progress: Progress | None) -> Iterator[Callable[[int], None]]:
         """Counts the bytes of all files of one download together."""
         from huggingface_hub.utils.tqdm import tqdm
 
         done, lock = 0, threading.Lock()
         with contextlib.ExitStack() as stack:
-            if self._progress is None:
+            if progress is None:
                 draw: Any = tqdm
-                bar = stack.enter_context(draw(total=total, unit="B", unit_scale=True, desc=repository, disable=None))
+                bar = stack.enter_context(draw(total=total, unit="B", unit_scale=True, desc=what, disable=None))
                 report = bar.update
             else:
-                progress = self._progress
+                tell = progress
+                tell(what, 0, total)
 
                 def report(count: int) -> None:
-                    progress(repository, done, total)
+                    tell(what, done, total)
 
             def add(count: int) -> None:
                 nonlocal done
@@ -363,6 +391,8 @@ def default_hub() -> Hub:
 class HubSource:
     """The files of a repository at one commit, as a Folder wants them."""
 
+    root: Path | None = None
+
     def __init__(self, hub: Hub, address: Address) -> None:
         self.hub = hub
         self.snapshot = hub.snapshot(address.root, address.revision)
@@ -382,6 +412,9 @@ class HubSource:
 
     def absent(self, paths: Sequence[str]) -> list[str]:
         return self.hub.absent(self.snapshot, paths)
+
+    def remote(self, paths: Sequence[str]) -> list[Download]:
+        return [Download(self.hub, self.snapshot, path) for path in paths]
 
     def local(self, paths: Sequence[str]) -> dict[str, Path]:
         return self.hub.paths(self.snapshot, paths)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,10 @@ from click.testing import CliRunner
 
 from diffgraph.cli import main
 from diffgraph.results import default_results
+from diffgraph.weights import hub as hub_module
+
+from ..hub import linear, users_hub
+from ..hub_server import HubServer
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,26 @@ def dg(folder: Path) -> Command:
         default_results.cache_clear()  # as a new process would, without what is in memory
         done = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="diffgraph")
         return Said(done.exit_code, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    with users_hub(folder.parent, monkeypatch) as running:
+        running.commit("org/linear", linear(3))
+        yield running
+
+
+@pytest.fixture
+def hub(server: HubServer, dg: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs `diffgraph ARGUMENTS...` as a new process would: with nothing resolved yet."""
+
+    def run(*arguments: str | Path) -> Said:
+        hub_module.default_hub.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.delenv("HF_HUB_OFFLINE", raising=False)
+            return dg(*arguments)
 
     return run
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from diffgraph.builder import Graph
+from diffgraph.cli.progress import Screen
+from diffgraph.cli.report import State
+from diffgraph.running.run import Event
 from diffgraph.weights import hub as hub_module
 
-from ..hub import graph, linear, users_hub, weights
+from ..hub import graph, linear, weights
 from ..hub_server import HubServer
-from .conftest import Command, Said, write
+from .conftest import Command, write
 
 DOUBLE = """
     diffgraph: 1
@@ -22,26 +26,6 @@ DOUBLE = """
       line: {graph: GRAPH, scale: 2.0}
     outputs: {norm: $line.norm}
 """
-
-
-@pytest.fixture
-def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with users_hub(folder.parent, monkeypatch) as running:
-        running.commit("org/linear", linear(3))
-        yield running
-
-
-@pytest.fixture
-def hub(server: HubServer, dg: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs `diffgraph ARGUMENTS...` as a new process would: with nothing resolved yet."""
-
-    def run(*arguments: str | Path) -> Said:
-        hub_module.default_hub.cache_clear()
-        with monkeypatch.context() as patch:
-            patch.delenv("HF_HUB_OFFLINE", raising=False)
-            return dg(*arguments)
-
-    return run
 
 
 def double(address: str) -> bytes:
@@ -174,3 +158,191 @@ def test_a_branch_that_moves_between_document_and_weights(server: HubServer, hub
     server.commit("me/moves", {**files, "linear/model.safetensors": weights(100)})
     assert loaded().norm == 2.0
     assert hub("run", "hf://me/moves").out == '{"norm": 200.0}\n'
+
+
+# --- only what is needed --------------------------------------------------------------------------------------------
+
+TWO = """
+    diffgraph: 1
+    name: two
+    variants:
+      small: {}
+      large: {set: {second.weights: hf://org/large}}
+    nodes:
+      first: {node: arith.Linear, weights: hf://org/linear}
+      second: {node: arith.Linear, weights: hf://org/second}
+      one: {call: $first.norm}
+      other: {call: $second.norm}
+      sum: {node: arith.Add, a: $one, b: $other}
+    outputs: {sum: $sum}
+"""
+
+
+def test_the_plan_shows_what_will_be_downloaded(server: HubServer, hub: Command) -> None:
+    write("line.yaml", graph())
+    size = len(weights(3))
+    said = hub("plan", "line.yaml")
+    assert f"download {size} B of hf://org/linear" in said.out
+    assert f"{size} B to download" in said.out
+    assert hub("plan", "line.yaml", "--json").data["download"] == size
+    assert fetched(server) == ["config.json"]
+    assert hub("run", "line.yaml").code == 0
+    assert fetched(server) == ["config.json", "model.safetensors"]
+    assert "to download" not in hub("plan", "line.yaml", "--no-cache").out
+
+
+def test_weights_whose_uses_are_cached_are_not_downloaded(server: HubServer, hub: Command, folder: Path) -> None:
+    write("line.yaml", graph())
+    assert hub("run", "line.yaml").out == '{"norm": 6.0}\n'
+    shutil.rmtree(folder.parent / "hf")
+    server.requests.clear()
+    assert "to download" not in hub("plan", "line.yaml").out
+    assert hub("run", "line.yaml").out == '{"norm": 6.0}\n'
+    assert fetched(server) == ["config.json"]
+
+
+def test_all_weights_are_fetched_together_and_told_before(server: HubServer, hub: Command) -> None:
+    server.commit("org/second", linear(4))
+    write("two.yaml", TWO)
+    said = hub("run", "two.yaml")
+    assert said.out == '{"sum": 14.0}\n'
+    assert said.err == f"downloading {2 * len(weights(3))} bytes from 2 repositories\n"
+    events: list[Event] = []
+    server.commit("org/linear", linear(5))
+    hub_module.default_hub.cache_clear()
+    Graph.load("two.yaml")(listeners=[events.append])
+    told = [(event.path, event.number, event.total) for event in events if event.kind == "download"]
+    assert told[0] == ("org/linear", 0, len(weights(3)))
+    assert told[-1] == ("org/linear", len(weights(3)), len(weights(3)))
+
+
+def test_a_download_on_the_screen() -> None:
+    from rich.console import Console
+
+    console = Console(width=90, record=True, force_terminal=True)
+    screen = Screen(State(), {}, console)
+    screen(Event("download", "2 repositories", 0, 2_000_000))
+    screen(Event("download", "2 repositories", 500_000, 2_000_000))
+    console.print(screen.render())
+    screen(Event("download", "2 repositories", 2_000_000, 2_000_000))
+    console.print(screen.render())
+    drawn = console.export_text()
+    assert "downloading 2 MB from 2 repositories" in drawn
+    assert "500 kB/2 MB" in drawn
+    assert "2 MB/2 MB" in drawn
+
+
+def test_a_branch_not_taken_is_not_downloaded(server: HubServer, hub: Command) -> None:
+    server.commit("org/second", linear(4))
+    write(
+        "branch.yaml",
+        """
+        diffgraph: 1
+        nodes:
+          first: {node: arith.Linear, weights: hf://org/linear}
+          second: {node: arith.Linear, weights: hf://org/second}
+          one: {call: $first.norm}
+          flag: {node: arith.Less, a: $one, b: 10.0}
+          either:
+            when: $flag
+            nodes: {a: {node: arith.Add, a: $one, b: 1.0}}
+            outputs: {x: $a}
+            else: {nodes: {b: {call: $second.norm}}, outputs: {x: $b}}
+        outputs: {x: $either.x}
+        """,
+    )
+    said = hub("run", "branch.yaml")
+    assert said.code == 0, said.err
+    assert said.out == '{"x": 7.0}\n'
+    assert server.count("org/second.*safetensors") == 0
+
+
+# --- offline --------------------------------------------------------------------------------------------------------
+
+
+def test_pulled_it_runs_offline_without_a_request(server: HubServer, hub: Command, folder: Path) -> None:
+    commit = server.repositories["org/linear"].branches["main"]
+    write("line.yaml", graph())
+    said = hub("pull", "line.yaml")
+    assert said.code == 0, said.err
+    assert f"hf://org/linear at {commit[:12]}" in said.out
+    assert fetched(server) == ["config.json", "model.safetensors"]
+    server.requests.clear()
+    assert hub("run", "line.yaml", "--offline").out == '{"norm": 6.0}\n'
+    assert hub("pull", "line.yaml", "--offline").out.endswith(
+        "nothing to fetch: all is here; diffgraph run line.yaml --offline\n"
+    )
+    assert server.count() == 0
+    server.stop()
+    assert hub("run", "line.yaml", "--offline", "--no-cache").out == '{"norm": 6.0}\n'
+
+
+def test_the_environment_says_offline(server: HubServer, dg: Command, hub: Command, monkeypatch: Any) -> None:
+    write("line.yaml", graph())
+    assert hub("pull", "line.yaml").code == 0
+    server.requests.clear()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert dg("run", "line.yaml").out == '{"norm": 6.0}\n'
+    assert server.count() == 0
+
+
+def test_a_graph_by_address_offline(server: HubServer, hub: Command) -> None:
+    server.commit("me/own", {"a.yaml": double("parts/line.yaml"), "parts/line.yaml": graph().encode()})
+    assert hub("pull", "hf://me/own").code == 0
+    server.requests.clear()
+    assert hub("run", "hf://me/own", "--offline").out == '{"norm": 12.0}\n'
+    assert server.count() == 0
+
+
+def test_a_chosen_variant_is_pulled_alone(server: HubServer, hub: Command) -> None:
+    server.commit("org/second", linear(4))
+    server.commit("org/large", linear(40))
+    write("two.yaml", TWO)
+    assert hub("pull", "two.yaml", "--variant", "small").code == 0
+    assert server.count("org/large") == 0
+    assert hub("run", "two.yaml", "--offline").out == '{"sum": 14.0}\n'
+    assert hub("pull", "two.yaml").code == 0
+    server.requests.clear()
+    assert hub("run", "two.yaml", "--offline", "--variant", "large").out == '{"sum": 86.0}\n'
+    assert server.count() == 0
+    assert "there is no variant 'tiny'" in hub("pull", "two.yaml", "--variant", "tiny").err
+
+
+def test_what_is_missing_offline_is_listed_whole(server: HubServer, hub: Command, folder: Path) -> None:
+    server.commit("org/second", linear(4))
+    write("two.yaml", TWO)
+    server.requests.clear()
+    said = hub("run", "two.yaml", "--offline")
+    assert said.code == 2
+    assert "hf://org/linear@main" in said.err
+    assert "hf://org/second@main" in said.err
+    assert "fetch it once: diffgraph pull two.yaml" in said.err
+    assert server.count() == 0
+    assert hub("check", "two.yaml").code == 0
+    server.requests.clear()
+    said = hub("run", "two.yaml", "--offline", "--json")
+    size = len(weights(3))
+    for name in ("linear", "second"):
+        assert f"hf://org/{name}/model.safetensors ({size} bytes)" in said.data["errors"][0]["message"]
+    assert server.count() == 0
+    write("line.yaml", graph())
+    assert hub("pull", "line.yaml").code == 0
+    said = hub("run", "two.yaml", "--offline")
+    assert "org/linear" not in said.err
+    assert f"hf://org/second/model.safetensors ({size} bytes)" in said.err
+
+
+def test_what_a_cached_and_what_a_branch_costs(server: HubServer, hub: Command) -> None:
+    commit = server.repositories["org/linear"].branches["main"]
+    write("pinned.yaml", graph(f"hf://org/linear@{commit}"))
+    write("branch.yaml", graph())
+    assert hub("run", "pinned.yaml").code == hub("run", "branch.yaml").code == 0
+    server.requests.clear()
+    assert hub("run", "pinned.yaml", "--no-cache").code == 0
+    assert server.count() == 0
+    assert hub("run", "branch.yaml", "--no-cache").code == 0
+    assert server.count() == 1
+    assert json.loads(hub("pull", "branch.yaml", "--json").out) == {
+        "addresses": {"hf://org/linear": commit},
+        "bytes": 0,
+    }

@@ -621,9 +621,9 @@ def test_no_words_make_it_fail_in_a_way_of_its_own(dg: Command, total: Path, com
 
 def test_addresses_of_graphs(dg: Command) -> None:
     assert dg("check", "pkg://diffgraph/glide.yaml").code == 0
-    done = dg("run", "hf://someone/something")
+    done = dg("run", "https://example.org/glide.yaml")
     assert done.code == 2
-    assert "hf://someone/something: graphs are not read from there" in done.err
+    assert "https://example.org/glide.yaml: graphs are not read from there" in done.err
     assert dg("run", "pkg://diffgraph/glid.yaml").code == 2
     assert dg("run", "pkg://nothing_here/x.yaml").code == 2
 

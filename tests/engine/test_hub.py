@@ -183,7 +183,7 @@ def test_offline_lists_what_is_missing(server: HubServer, make_hub: Callable[...
     open_folder("hf://org/tiny", hub=make_hub()).config("config.json")
     server.requests.clear()
     message = refusal(lambda: load(make_hub(offline=True)))
-    assert "not on this machine: diffusion_pytorch_model.safetensors" in message
+    assert "not on this machine: hf://org/tiny/diffusion_pytorch_model.safetensors" in message
     assert "--offline" in message
     assert "org/other@main is not on this machine" in refusal(lambda: load(make_hub(offline=True), "org/other"))
     assert server.count() == 0

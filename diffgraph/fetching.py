@@ -1,0 +1,143 @@
+"""What a graph needs from the Hub: told before it is fetched, and fetched together.
+
+The plan knows which components will be called, and these know their files. So one progress counts them all, and offline
+everything that is missing is told at once, with the command that fetches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .components import Handle, Opened, Opener
+from .errors import CheckFailed, DiffgraphError, InputError, OfflineError
+from .inputs import apply_sets, resolve_inputs
+from .language.graph import GraphDocument
+from .language.sources import Loader, Source
+from .locking import Book, node_versions
+from .planning.program import BRANCH, Program
+from .running.run import Event, Listener
+from .weights.folders import Folder, fetch
+from .weights.transfers import say_bytes
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+def needed(program: Program) -> list[Handle]:
+    """The components that a program will certainly call: not those of a branch that is decided while it runs."""
+    found: dict[str, Handle] = {}
+    until = 0
+    for at, instruction in enumerate(program.code):
+        if instruction.op == BRANCH:
+            until = max(until, program.code[instruction.target - 1].target)
+        if instruction.handle is not None and at >= until:
+            found[instruction.handle.key] = instruction.handle
+    return list(found.values())
+
+
+def absent_files(handles: Iterable[Handle]) -> list[tuple[Folder, list[str]]]:
+    """What has to be downloaded for some components, each file once."""
+    wanted: list[tuple[Folder, list[str]]] = []
+    seen: set[str] = set()
+    for handle in handles:
+        if handle.folder is not None:
+            names = [name for name in handle.folder.absent(handle.files) if f"{handle.folder}/{name}" not in seen]
+            seen.update(f"{handle.folder}/{name}" for name in names)
+            wanted += [(handle.folder, names)] if names else []
+    return wanted
+
+
+def total_size(wanted: Sequence[tuple[Folder, Sequence[str]]]) -> int:
+    """How many bytes some files hold together."""
+    return sum(folder.size(names) for folder, names in wanted)
+
+
+def fetch_parts(program: Program, graph: str, listeners: Sequence[Listener] = ()) -> None:
+    """Downloads the weights that a program needs, all together, telling the listeners. Raises HubError.
+
+    graph: as the user would name it. Listeners hear "download" events: how many bytes of how many, first of none.
+    """
+    fetch_files(absent_files(needed(program)), graph, listeners)
+
+
+def fetch_files(wanted: Sequence[tuple[Folder, Sequence[str]]], graph: str, listeners: Sequence[Listener] = ()) -> None:
+    """Downloads files, all together; see fetch_parts."""
+    if not wanted:
+        return
+
+    def tell(what: str, done: int, total: int) -> None:
+        for listener in listeners:
+            listener(Event("download", what, done, total))
+
+    try:
+        fetch(wanted, tell if listeners else None)
+    except OfflineError as error:
+        raise not_here(error.missing, graph) from None
+
+
+def not_here(missing: Iterable[str], graph: str) -> OfflineError:
+    """The error for all that a graph lacks, offline."""
+    told = list(dict.fromkeys(missing))
+    lines = "".join(f"\n  {one}" for one in told)
+    return OfflineError(
+        f"offline, and not on this machine:{lines}", told, hint=f"fetch it once: diffgraph pull {graph}"
+    )
+
+
+def raise_problems(problems: Sequence[DiffgraphError], opener: Opener, source: Source) -> None:
+    """Raises CheckFailed with all mistakes; or where offline files are missing, and that is all, OfflineError."""
+    told = {error.message for error in opener.refused}
+    others = [problem for problem in problems if not any(problem.message.endswith(text) for text in told)]
+    if others or (problems and not told):
+        raise CheckFailed(problems)
+    if told:
+        missing = [one for error in opener.refused for one in error.missing]
+        raise not_here([*missing, *_absent(opener.opened)], source.label)
+
+
+def _absent(parts: Iterable[Opened]) -> list[str]:
+    """The weights of some components that are not on this machine, in words."""
+    return [
+        f"{part.folder}/{name} ({say_bytes(part.folder.size([name]))})"
+        for part in parts
+        for name in part.folder.absent(part.folder.resolve(*part.kind.files))
+    ]
+
+
+def gather(
+    session: Session, graph: GraphDocument, source: Source, loader: Loader, given: Mapping[str, Any], book: Book, *,
+    variants: Sequence[str | None], sets: Mapping[str, Any] | None = None, kept: Mapping[str, Any] | None = None,
+) -> tuple[Opener, dict[str, int]]:  # fmt: skip
+    """Opens every component that a graph may call in some variants, but no weights; and the versions of its nodes.
+
+    given: of inputs, as far as they are known. kept: those of an earlier run. Raises CheckFailed with all mistakes, InputError, HubError, LockError.
+    """
+    opener = Opener(book)
+    versions: dict[str, int] = {}
+    for variant in variants:
+        values, changed = resolve_inputs(
+            graph, given, session.registry, variant, source=source, kept=kept, partial=True
+        )
+        document = apply_sets(apply_sets(graph, changed), sets or {}, user=True)
+        problems, _ = session.check(document, source, loader, values, opener)
+        raise_problems(problems, opener, source)
+        versions |= node_versions(document, source, loader, session.registry)
+    return opener, versions
+
+
+def part_files(opener: Opener) -> list[tuple[Folder, tuple[str, ...]]]:
+    """The files of every component that was opened, weights too, by folder; notes their digests in the book."""
+    found = []
+    for part in opener.opened:
+        names = part.folder.resolve(*part.kind.files)
+        part.folder.digests(names)
+        found.append((part.folder, names))
+    return found
+
+
+def variants_of(graph: GraphDocument, variant: str | None) -> list[str | None]:
+    """The variant that was asked for, or all. Raises InputError where it is not there."""
+    if variant is not None and variant not in graph.variants:
+        raise InputError(f"there is no variant {variant!r}", hint="it has: " + (", ".join(graph.variants) or "none"))
+    return [variant] if variant is not None else list(graph.variants) or [None]
