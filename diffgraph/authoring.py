@@ -90,11 +90,12 @@ class NodeMark:
 
 @dataclass(frozen=True, slots=True)
 class FileMark:
-    """What `@reader`, `@writer`, `@carrier` and `@previewer` note on a function."""
+    """What `@reader`, `@writer`, `@carrier` and `@previewer` note on a function. measure: the function of a reader's."""
 
     role: str
     kind: str
     suffixes: tuple[str, ...]
+    measure: Callable[..., Any] | None = None
 
 
 def node(
@@ -122,11 +123,17 @@ def static(method: F) -> F:
     return method
 
 
-def reader(kind: str, *, suffixes: tuple[str, ...]) -> Callable[[F], F]:
-    """Makes `function(data: bytes) -> value` the reader of a kind: how a file becomes an input of it."""
+def reader(
+    kind: str, *, suffixes: tuple[str, ...], measure: Callable[[bytes], tuple[int, ...]] | None = None
+) -> Callable[[F], F]:
+    """Makes `function(data: bytes) -> value` the reader of a kind: how a file becomes an input of it.
+
+    measure: a function of the module that tells the value's shape from the head of the file alone, so that the check
+    knows it; it imports no torch, and may raise what the reader does.
+    """
 
     def mark(function: F) -> F:
-        function.__diffgraph_file__ = FileMark("reader", kind, suffixes)  # type: ignore[attr-defined]
+        function.__diffgraph_file__ = FileMark("reader", kind, suffixes, measure)  # type: ignore[attr-defined]
         return function
 
     return mark

@@ -235,6 +235,7 @@ def describe_module(module: Any) -> dict[str, Any]:
                     "kind": mark.kind,
                     "suffixes": list(mark.suffixes),
                     "function": f"{module.__name__}:{name}",
+                    "measure": f"{module.__name__}:{mark.measure.__name__}" if mark.measure is not None else "",
                 }
             )
         elif isinstance(getattr(thing, "__diffgraph_pipeline__", None), PipelineMark):

@@ -144,6 +144,14 @@ def _field_port(spec: FieldSpec) -> Port:
     )
 
 
+class ReaderEntry(NamedTuple):
+    """A reader: the suffixes of its files, its place, and the place of what measures a file, empty where there is none."""
+
+    suffixes: tuple[str, ...]
+    function: str
+    measure: str
+
+
 class Writer(NamedTuple):
     """How a kind is written: the suffix of its files, the function at `module:name`, and the digest of its source."""
 
@@ -168,7 +176,7 @@ class Registry:
         self.kinds: dict[str, Port] = {}
         self.records: dict[str, Port] = {}
         self.record_places: set[str] = set()
-        self.readers: dict[str, tuple[tuple[str, ...], str]] = {}
+        self.readers: dict[str, ReaderEntry] = {}
         self.writers: dict[str, Writer] = {}
         self.carriers: dict[str, str] = {}
         self.previewers: dict[str, str] = {}  # by the name of a type
@@ -198,7 +206,7 @@ class Registry:
             self.record_places.add(port["at"])
         for entry in index["files"]:
             if entry["role"] == "reader":
-                self.readers[entry["kind"]] = (tuple(entry["suffixes"]), entry["function"])
+                self.readers[entry["kind"]] = ReaderEntry(tuple(entry["suffixes"]), entry["function"], entry["measure"])
             elif entry["role"] == "writer":
                 self.writers[entry["kind"]] = Writer(entry["suffixes"][0], entry["function"], digest)
             elif entry["role"] == "previewer":

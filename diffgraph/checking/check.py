@@ -112,8 +112,8 @@ class Checker(Bodies):
             value.known = actual if is_plain(actual) else UNSET
             if port.type.name in ("text", "weights", "bool"):
                 value.literal = value.known
-        if port.type.form == "kind" and hasattr(actual, "shape"):
-            value.dims = tuple(Dim.of(size) for size in actual.shape)
+        if port.type.form == "kind" and (shape := getattr(actual, "shape", None)) is not None:
+            value.dims = tuple(Dim.of(size) for size in shape)
         if value.dims is None and port.type.form == "kind" and not port.type.literals:
             value.dims = (Rest(item.name),)
         value.origin = hash(("input", item.name))

@@ -156,17 +156,17 @@ class References:
             return Value(ANY)
         info = value.component
         if info is not None:
+            origin = hash((info.identity, part))
             if part in info.type.attributes:
                 dims = self._use(info, {}).dims(info.type.attributes[part])
                 if len(dims) == 1:
-                    return Value(INT, literal=dims[0] if _known(dims) else UNSET)
-                return Value(
-                    Type("list", item=Port(Type("scalar", "int"))), literal=list(dims) if _known(dims) else UNSET
-                )
+                    return Value(INT, literal=dims[0] if _known(dims) else UNSET, origin=origin)
+                sizes = Type("list", item=Port(Type("scalar", "int")))
+                return Value(sizes, literal=list(dims) if _known(dims) else UNSET, origin=origin)
             if part in info.type.fields:
                 config = info.config.get(part, UNSET)
                 known = literal_value(config)
-                return Value(info.type.fields[part].type, literal=config, item=known.item)
+                return Value(info.type.fields[part].type, literal=config, item=known.item, origin=origin)
             return None
         field = value.fields.get(part)
         return replace(field, origin=hash((value.origin, part))) if field is not None and value.origin else field

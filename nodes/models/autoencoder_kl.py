@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...authoring import Fact, Kind
 from ...errors import PortError
 from ..draw import normal
-from ..kinds import LATENTS, Image, Loss, Rng, Sample
+from ..kinds import CLEAN, LATENTS, Image, Loss, Rng, Sample
 from .autoencoder import Autoencoder, AutoencoderConfig
 
 Moments = Annotated[Tensor, Kind("Moments")]  # of a distribution of latents that are not scaled
@@ -53,7 +53,7 @@ class Encoded(NamedTuple):
     latents (Kingma and Welling 2013, arXiv:1312.6114, appendix B). rng: the streams after the draw.
     """
 
-    sample: Annotated[Sample, "B C H W", IN_LATENTS]
+    sample: Annotated[Sample, "B C H W", IN_LATENTS, CLEAN]
     kl: Annotated[Loss, "B"]
     rng: Annotated[Rng, "B"]
 
@@ -78,7 +78,7 @@ class AutoencoderKL(Autoencoder, version=1):
 
     def encode(
         self, image: Annotated[Image, "B in_channels factor*H factor*W", IN_PIXELS]
-    ) -> Annotated[Sample, "B latent_channels H W", IN_LATENTS]:
+    ) -> Annotated[Sample, "B latent_channels H W", IN_LATENTS, CLEAN]:
         """The latents of images in [-1, 1]: the mean of the posterior, scaled. Their dtype is the images'.
 
         Raises PortError where the images have another shape, dtype or device, or a size that is no multiple of factor.

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ...authoring import Bound, Component, Fact
 from ...errors import InputError, PortError
-from ..kinds import LATENT_SPACE, SCALED, SPACE, Condition, Mask, Prediction, Sample, TextEmbeds, Timestep
+from ..kinds import CLEAN, LATENT_SPACE, SCALED, SPACE, Condition, Mask, Prediction, Sample, TextEmbeds, Timestep
 from .blocks import timestep_rows
 from .resnet import Downsample, ResBlock, Upsample
 from .text_unet import Count, Plan, TextCondition, TextUNet, check_levels, check_multiples
@@ -205,7 +205,7 @@ class UNet2DCondition(TextUNet, Component, version=1):
         self,
         text: Annotated[TextEmbeds, "N L cross_attention_dim"],
         mask: Annotated[Mask, "N 1 multiple*H multiple*W"] | None = None,
-        masked: Annotated[Sample, "N out_channels multiple*H multiple*W", SPACE] | None = None,
+        masked: Annotated[Sample, "N out_channels multiple*H multiple*W", SPACE, CLEAN] | None = None,
     ) -> Annotated[Condition, "N", Fact(model="@self")]:
         """All that stays the same while denoising: what the text says to each attention layer (section 3.3).
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...authoring import Bound, Fact, Kind
 from ...errors import InputError, PortError
-from ..kinds import LATENTS, Image, Loss, Sample
+from ..kinds import CLEAN, LATENTS, Image, Loss, Sample
 from .autoencoder import Autoencoder, AutoencoderConfig, Count
 
 Codes = Annotated[Tensor, Kind("Codes")]  # int64 [B, H, W], numbers of entries of a codebook
@@ -53,7 +53,7 @@ class Quantised(NamedTuple):
     fp32: how far the latents were from them.
     """
 
-    sample: Annotated[Sample, "B C H W", IN_LATENTS]
+    sample: Annotated[Sample, "B C H W", IN_LATENTS, CLEAN]
     codes: Annotated[Codes, "B H W"]
     loss: Annotated[Loss, "B"]
 
@@ -106,7 +106,7 @@ class VQModel(Autoencoder, version=1):
 
     def encode(
         self, image: Annotated[Image, "B in_channels factor*H factor*W", IN_PIXELS]
-    ) -> Annotated[Sample, "B latent_channels H W", IN_LATENTS]:
+    ) -> Annotated[Sample, "B latent_channels H W", IN_LATENTS, CLEAN]:
         """The latents of images in [-1, 1], scaled, before they are rounded. Their dtype is the images'.
 
         Raises PortError where the images have another shape, dtype or device, or a size that is no multiple of factor.

@@ -189,3 +189,22 @@ def test_in_python_too(graph: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"image: bad.png: this is no picture"):
         Graph.load(graph)(image=tmp_path / "bad.png")
     assert Graph.load(graph)(image=torch.zeros(1, 3, 8, 8)).image.shape == (1, 3, 4, 4)
+
+
+def test_sizes_are_known_before_anything_runs(cli: Cli, tmp_path: Path) -> None:
+    """The check sees the size of a file, from its head alone: a mask that does not fit is an error of the graph."""
+    graph = tmp_path / "erased.yaml"
+    graph.write_text("""
+    diffgraph: 1
+    inputs: {image: {type: Image}, mask: {type: Mask}}
+    nodes:
+      rest: {node: Erase, image: $image, mask: $mask}
+    outputs: {image: $rest}
+    """)
+    for name, size in (("image", (8, 6)), ("right", (8, 6)), ("wrong", (6, 8))):
+        Image.new("RGB", size, "white").save(tmp_path / f"{name}.png")
+    given = ["--image", f"{tmp_path}/image.png", "-o", f"{tmp_path}/out.png"]
+    done = cli("run", graph, *given, "--mask", f"{tmp_path}/wrong.png")
+    assert done.exit_code == 2
+    done.says(r"erased.yaml:5:\d+  rest.mask: expected shape \[M, 1, 6, 8\], got \[1, 1, 8, 6\]")
+    assert cli("run", graph, *given, "--mask", f"{tmp_path}/right.png").exit_code == 0

@@ -16,7 +16,15 @@ from PIL import Image as pillow
 from PIL.PngImagePlugin import PngInfo
 
 from diffgraph.errors import InputError, PortError
-from diffgraph.nodes.images import MAX_PIXELS, read_image, read_mask, read_metadata, write_image
+from diffgraph.nodes.images import (
+    MAX_PIXELS,
+    measure_image,
+    measure_mask,
+    read_image,
+    read_mask,
+    read_metadata,
+    write_image,
+)
 
 
 def encoded(picture: pillow.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -26,8 +34,10 @@ def encoded(picture: pillow.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def pixels(data: bytes) -> np.ndarray[Any, Any]:
-    """What was read, as 0..255, [H, W, 3]."""
+    """What was read, as 0..255, [H, W, 3]; its shape was known from the head of the file."""
     image = read_image(data)
+    assert measure_image(data) == tuple(image.shape)
+    assert measure_mask(data) == tuple(read_mask(data).shape)
     assert image.dtype == torch.float32
     assert image.shape[:2] == (1, 3)
     assert image.isfinite().all()
