@@ -7,7 +7,6 @@ import hashlib
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +33,6 @@ class FileInput:
     kind: str
     reader: str
     file: File
-    measure: str = ""
-
-    @cached_property
-    def shape(self) -> tuple[int, ...] | None:
-        """Of the value, from the head of the file; None where that does not tell."""
-        try:
-            return tuple(import_name(self.measure)(self.file.data)) if self.measure else None
-        except DiffgraphError:
-            return None  # the reader will say what is wrong
 
     @property
     def digest(self) -> str:
@@ -84,7 +74,8 @@ def read_file(path: str | Path, what: str) -> File:
 def apply_sets(
     graph: GraphDocument, sets: Mapping[str, Any], *, user: bool = False, place: Place | None = None
 ) -> GraphDocument:
-    """The graph with keys of nodes replaced: `{"ddim.node": "PNDMScheduler", "denoise.guided.scale": 2.0}`.
+    """The graph with keys of nodes replaced: `{"ddim.node": "PNDMScheduler", "denoise.guided.scale": 2.0}`. The data of a
+    training graph goes by the name of its batch.
 
     user: the user named them, not a document, so an address among them is relative to the working directory. place:
     where a document says so, for messages. Raises InputError for a node or a key that cannot be.
@@ -143,6 +134,8 @@ def _tree(value: Any, path: str, place: Place) -> Tree:
 
 def _find_node(graph: GraphDocument, names: list[str], path: str) -> Node:
     nodes = graph.nodes
+    if graph.train is not None:
+        nodes = nodes | {graph.train.data.as_name: graph.train.data}
     node: Node | None = None
     for name in names:
         node = nodes.get(name)
@@ -242,8 +235,7 @@ def _convert(name: str, port: Port, value: Any, reg: Registry, user: bool, sourc
         entry = reg.readers.get(kind.name)
         if entry is None:
             raise InputError(f"{name}: no node package reads files of kind {kind.name}")
-        file = read_file(_allowed(name, value, user, source), name)
-        return FileInput(name, kind.name, entry.function, file, entry.measure)
+        return FileInput(name, kind.name, entry[1], read_file(_allowed(name, value, user, source), name))
     return value
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 
-from ..authoring import Bound, Component, Fact
+from ..authoring import Bound, Component, Fact, note
 from ..errors import InputError, PortError
 from .draw import seeded
+from .images import read_points
 from .kinds import Image, Rng
 
 METADATA = "metadata.jsonl"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-MAX_PIXELS = 64_000_000  # of one image, before it is made smaller
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 
 class Batch(NamedTuple):
@@ -41,17 +43,21 @@ class Row(NamedTuple):
 class ImageFolderConfig:
     """size: height and width that images are cropped and resized to. batch: images a step. caption_dropout: the share
     of captions that are replaced by the empty text (Ho and Salimans 2022, arXiv:2207.12598). flip: mirrors half of
-    the images. seed: of the order, of what is dropped and mirrored, and of the streams.
+    the images. held_out: the share of images that no step sees, kept for validation; which ones they are depends on
+    their names alone. broken: what becomes of images that cannot be read: "refuse" stops at them, "skip" leaves them
+    out with a note. seed: of the order, of what is dropped and mirrored, and of the streams.
     """
 
     size: Annotated[int, Bound(ge=1, le=4096)] = 64
     batch: Annotated[int, Bound(ge=1, le=65536)] = 32
     caption_dropout: Annotated[float, Bound(ge=0, le=1)] = 0.0
     flip: bool = False
+    held_out: Annotated[float, Bound(ge=0, lt=1)] = 0.0
+    broken: Literal["refuse", "skip"] = "refuse"
     seed: Annotated[int, Bound(ge=0)] = 0
 
 
-class ImageFolder(Component, version=1):
+class ImageFolder(Component, version=2):
     """Images and captions of a folder in the Hub's image-folder convention, held in memory as 8-bit RGB.
 
     The folder has a `metadata.jsonl`, whose lines are objects with `file_name` (inside the folder), `text` (the
@@ -68,28 +74,41 @@ class ImageFolder(Component, version=1):
         self.pixels: Any = None  # uint8 [N, size, size, 3]
         self.texts: list[str] = []
         self.shares: Any = None  # float64 [N], cumulated weights, the last is 1
+        self.kept: Sequence[int] = ()  # the rows that are held out
 
     @classmethod
     def open(cls, config: ImageFolderConfig, folder: Path) -> Self:
-        """Reads the folder. Raises InputError that names what is missing or broken, up to five files at once."""
-        rows = read_metadata(folder) if (folder / METADATA).is_file() else list_images(folder)
+        """Reads the folder. Raises InputError that names what is missing or broken, up to five files at once, and where
+        nothing is left to train on.
+        """
+        listed = read_metadata(folder) if (folder / METADATA).is_file() else list_images(folder)
         data = cls(config)
-        data.pixels = np.empty((len(rows), config.size, config.size, 3), dtype=np.uint8)
+        data.pixels = np.empty((len(listed), config.size, config.size, 3), dtype=np.uint8)
+        rows: list[Row] = []
         broken = []
-        for index, row in enumerate(rows):
+        for row in listed:
             try:
-                data.pixels[index] = read_image(row.file, config.size)
-            except (OSError, ValueError, SyntaxError) as error:
+                data.pixels[len(rows)] = read_image(row.file, config.size)
+            except InputError as error:
                 where = f"{METADATA}:{row.line}: " if row.line else ""
-                broken.append(f"{where}{row.file.name}: {error}")
+                broken.append(f"{where}{row.file.name}: {error.message}")
+            else:
+                rows.append(row)
         if broken:
-            shown = "\n  ".join(islice(broken, 5))
-            raise InputError(
-                f"data: {len(broken)} of {len(rows)} images of {folder} cannot be read\n  {shown}",
-                hint=f"repair them, or take their lines out of {METADATA}",
-            )
-        data.texts = [row.text for row in rows]
+            shown = "\n  ".join(islice(broken, 5)) + ("\n  ..." if len(broken) > 5 else "")
+            told = f"{len(broken)} of {len(listed)} images of {folder} cannot be read"
+            if config.broken == "refuse":
+                hint = f"repair them, take their lines out of {METADATA}, or leave them out with `broken: skip`"
+                raise InputError(f"data: {told}\n  {shown}", hint=hint)
+            note(f"{told}, and are left out\n  {shown}")
+        data.pixels, data.texts = data.pixels[: len(rows)], [row.text for row in rows]
         weights = np.array([row.weight for row in rows], dtype=np.float64)
+        names = [row.file.relative_to(folder).as_posix() if row.weight else None for row in rows]
+        data.kept = held_out(names, config.held_out)
+        weights[list(data.kept)] = 0
+        if not weights.any():
+            why = "hold fewer out" if data.kept else "none of its images can be read"
+            raise InputError(f"data: nothing of {folder} is left to train on", hint=why)
         data.shares = np.cumsum(weights) / weights.sum()
         return data
 
@@ -101,12 +120,7 @@ class ImageFolder(Component, version=1):
 
         Raises PortError where no folder was opened, or step is negative.
         """
-        import torch
-
-        if self.pixels is None:
-            raise PortError("data", "no folder was opened", hint="use ImageFolder.open(config, folder)")
-        if step < 0:
-            raise PortError("step", f"must be 0 or more, not {step}")
+        self._check(step)
         config = self.config
         draw = np.random.default_rng([config.seed, step])
         chosen = np.searchsorted(self.shares, draw.random(config.batch), side="right").clip(max=len(self) - 1)
@@ -114,9 +128,48 @@ class ImageFolder(Component, version=1):
         mirrored = (draw.random(config.batch) < 0.5) & config.flip
         seeds = draw.integers(2**32, size=config.batch)
         pixels = np.where(mirrored[:, None, None, None], self.pixels[chosen][:, :, ::-1], self.pixels[chosen])
-        image = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1  # B 3 H W
         text = ["" if drop else self.texts[row] for row, drop in zip(chosen, silent, strict=True)]
-        return Batch(image.contiguous(), text, seeded([int(seed) for seed in seeds]))
+        return _batch(pixels, text, seeds)
+
+    def held_out(self, number: Annotated[int, Bound(ge=0)]) -> Batch:
+        """Batch number `number` of the images that no step sees: one after the other, as they are, with their captions and
+        with streams that depend on the number alone. There are no more of them in it than are held out.
+
+        Raises PortError where none are held out, no folder was opened, or the number is negative.
+        """
+        self._check(number)
+        if not self.kept:
+            raise PortError("held_out", "no images are held out", hint="set held_out, such as 0.05")
+        size = min(self.config.batch, len(self.kept))
+        chosen = [self.kept[(number * size + place) % len(self.kept)] for place in range(size)]
+        seeds = np.random.default_rng([self.config.seed, number, 1]).integers(2**32, size=size)
+        return _batch(self.pixels[chosen], [self.texts[row] for row in chosen], seeds)
+
+    def _check(self, number: int) -> None:
+        """Raises PortError where there is no batch of that number."""
+        if self.pixels is None:
+            raise PortError("data", "no folder was opened", hint="use ImageFolder.open(config, folder)")
+        if number < 0:
+            raise PortError("step", f"must be 0 or more, not {number}")
+
+
+def _batch(pixels: Any, text: list[str], seeds: Any) -> Batch:
+    """Points [B, size, size, 3] in 0..255 as images in [-1, 1], with captions and a stream of each seed."""
+    import torch
+
+    image = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1  # B 3 H W
+    return Batch(image.contiguous(), text, seeded([int(seed) for seed in seeds]))
+
+
+def held_out(names: Sequence[str | None], share: float) -> list[int]:
+    """Which rows are held out, a share of the names but at least one: those whose digests are the smallest, so that the
+    choice hangs neither on the order nor on a seed, and all rows of one name go together. None is never held out.
+    """
+    if not share:
+        return []
+    known = sorted({name for name in names if name is not None}, key=lambda n: hashlib.sha256(n.encode()).digest())
+    chosen = set(known[: max(1, round(share * len(known)))])
+    return [row for row, name in enumerate(names) if name in chosen]
 
 
 def read_metadata(folder: Path) -> list[Row]:
@@ -170,17 +223,18 @@ def list_images(folder: Path) -> list[Row]:
 def read_image(file: Path, size: int) -> Any:
     """An image as uint8 [size, size, 3]: its middle square, on white, averaged where it is made smaller.
 
-    Raises OSError or ValueError where it cannot be decoded, or has more than MAX_PIXELS.
+    Read as an input of a graph is: turned as its EXIF says; grey, palette, CMYK and 16-bit pictures become RGB. Raises
+    InputError where it is no picture, damaged, animated or too large.
     """
     from PIL import Image as Pillow
     from PIL import ImageOps
 
-    if not file.is_file():
-        raise ValueError("there is no such file")
-    with Pillow.open(file) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
-        whole = image.convert("RGBA")
-    flat = Pillow.alpha_composite(Pillow.new("RGBA", whole.size, "white"), whole).convert("RGB")
+    try:
+        data = file.read_bytes()
+    except (OSError, ValueError) as error:
+        missing = not file.exists()
+        reason = "there is no such file" if missing else getattr(error, "strerror", None) or str(error)
+        raise InputError(reason) from None
+    flat = Pillow.fromarray(read_points(data))
     smaller = min(flat.size) >= size
     return np.asarray(ImageOps.fit(flat, (size, size), Pillow.Resampling.BOX if smaller else Pillow.Resampling.BICUBIC))

@@ -28,7 +28,8 @@ from .graph import (
 TOP_KEYS = ("diffgraph", "name", "summary", "requires", "inputs", "variants", "nodes", "outputs", "train")
 INPUT_KEYS = ("type", "default", "min", "max", "choices", "help", "secret", "differs")
 TRAIN_KEYS = (
-    "data", "update", "save", "loss", "optimizer", "learning_rate", "ema", "steps", "checkpoint", "sample",
+    "data", "update", "save", "loss", "optimizer", "learning_rate", "ema", "steps", "checkpoint", "validate",
+    "sample",
 )  # fmt: skip
 _REFERENCE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)((?:\.[A-Za-z_][A-Za-z0-9_]*)*)((?:/[^/\s]+)*)")
 

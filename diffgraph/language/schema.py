@@ -122,6 +122,9 @@ class Train(Strict):
     ema: float | str | None = None
     steps: int | str
     checkpoint: int | str = 1000
+    validate_: int | str = Field(
+        0, alias="validate", description="Batches of rows that are held out, at each checkpoint."
+    )
     sample: dict[str, Any] | None = None
 
 

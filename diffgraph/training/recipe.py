@@ -21,6 +21,7 @@ class Recipe:
     learning_rate: at the top, reached after `warmup` steps; then constant, or falling as a cosine to 0 at `steps`.
     betas: of Adam; the first is the momentum of SGD. clip: the largest norm of the gradient. accumulate: batches a
     step. ema: the decay of the moving average of the weights; None keeps none. checkpoint: steps from one to the next.
+    validate: batches of rows held out that are looked at there; 0 for none.
     """
 
     steps: int
@@ -34,6 +35,7 @@ class Recipe:
     schedule: str = "constant"
     ema: float | None = None
     checkpoint: int = 1000
+    validate: int = 0
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -48,7 +50,7 @@ class Recipe:
         """What two trainings must share for one to go on where the other stopped: all but how long, where that does
         not matter to the steps before.
         """
-        free = {"checkpoint", "steps"} if self.schedule == "constant" else {"checkpoint"}
+        free = {"checkpoint", "validate"} | ({"steps"} if self.schedule == "constant" else set())
         return {key: value for key, value in asdict(self).items() if key not in free}
 
 
@@ -112,6 +114,9 @@ def read_recipe(train: Train, values: Mapping[str, Any], steps: int | None = Non
     reader.take("steps", "steps", wanted, _count, "a whole number from 1")
     if "checkpoint" in settings:
         reader.take("checkpoint", "checkpoint", settings["checkpoint"], _count, "a whole number from 1")
+    if "validate" in settings:
+        batches = settings["validate"]
+        reader.take("validate", "validate", batches, lambda v: v == 0 or _count(v), "a whole number from 0")
     if settings.get("ema") is not None:
         reader.take("ema", "ema", settings["ema"], _share, "a number from 0 to below 1")
     reader.learning_rate(settings.get("learning_rate", {}))

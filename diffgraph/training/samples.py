@@ -76,13 +76,16 @@ class Sampler:
 
 
 def plot(losses: list[dict[str, Any]], path: Path) -> None:
-    """The loss by step, and its running mean; needs matplotlib (the `train` extra), and is left out without it."""
+    """The loss by step, its running mean, and the loss of rows held out; needs matplotlib (the `train` extra), and is left
+    out without it.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return
-    steps = [entry["step"] for entry in losses]
-    values = [entry["loss"] for entry in losses]
+    steps = [entry["step"] for entry in losses if "loss" in entry]
+    values = [entry["loss"] for entry in losses if "loss" in entry]
+    held = [(entry["step"], entry["validation_loss"]) for entry in losses if "validation_loss" in entry]
     smooth, mean = [], values[0] if values else 0.0
     for value in values:
         mean += (value - mean) * 0.02
@@ -91,6 +94,8 @@ def plot(losses: list[dict[str, Any]], path: Path) -> None:
     axes = figure.add_subplot()
     axes.plot(steps, values, color="#9bb7d4", linewidth=0.6, label="each step")
     axes.plot(steps, smooth, color="#1f4e79", linewidth=1.6, label="running mean")
+    if held:
+        axes.plot(*zip(*held, strict=True), "o-", color="#c2571a", linewidth=1.2, markersize=3, label="held out")
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)

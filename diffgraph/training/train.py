@@ -13,15 +13,15 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..authoring import Target
+from ..authoring import Target, running_notes
 from ..builder import Graph
 from ..components import GivenAddress, Handle, Opener
-from ..errors import CheckFailed, InputError, Interrupted, RunError, StoreError, WeightsError
+from ..errors import CheckFailed, InputError, Interrupted, PortError, RunError, StoreError, WeightsError
 from ..inputs import apply_sets, resolve_inputs
 from ..language.graph import GraphDocument, arg_refs, node_refs
 from ..planning.plan import Planner
@@ -40,9 +40,10 @@ if TYPE_CHECKING:
 class Trainer:
     """One training: its data, its program, what it updates, and its folder.
 
-    The folder holds `log.jsonl` (step, loss, learning rate), `checkpoint/` (all that resuming needs), and one folder
-    for each component of `update`, in the published layout, with the moving average of the weights. Components of
-    `save` have folders too; those without weights that neither names, such as a scheduler, are written into each.
+    The folder holds `log.jsonl` (step, loss, learning rate; step, validation loss), `checkpoint/` (all that resuming
+    needs), and one folder for each component of `update`, in the published layout, with the moving average of the
+    weights. Components of `save` have folders too; those without weights that neither names, such as a scheduler, are
+    written into each.
     """
 
     def __init__(
@@ -62,8 +63,6 @@ class Trainer:
             raise InputError(what, hint="`diffgraph graphs` lists those that are")
         self.out, self.listeners, self.source = out, tuple(listeners), graph.source
         session = Session(options or Options())
-        if session.options.dtype == "fp16":
-            raise InputError("training in fp16 needs a scaled loss, which is not made here", hint="use --dtype bf16")
         values, variant_sets = resolve_inputs(document, given, session.registry, variant, source=graph.source)
         document = apply_sets(apply_sets(document, variant_sets), sets or {}, user=True)
         train = document.train
@@ -85,6 +84,8 @@ class Trainer:
         self._batch = planner.slot("@batch")
         names[train.data.as_name] = self._batch
         self.data = self._open_data(planner, session, names)
+        if self.recipe.validate:
+            self._check_held_out()
         outputs = planner.scope(document, graph.source, names, "")
         outputs = {"loss": planner.bind(train.loss, names), **outputs}
         program = select(planner, outputs, lambda key: False, store=False)
@@ -113,6 +114,8 @@ class Trainer:
         ema = self.recipe.ema is not None
         self.average = {key: p.detach().clone() for key, p in self.parameters.items()} if ema else {}
         self.optimizer = self._make_optimizer()
+        kind = self.settings.device.split(":")[0]
+        self.scaler = torch.amp.GradScaler(kind, enabled=self.settings.dtype == "float16")
         self.step = 0
         self.identity = self._identity(graph, document, planner)
 
@@ -128,7 +131,21 @@ class Trainer:
                 config[name] = kind.config[name].accept(value)
         cls = kind.load()
         defaults = {name: spec.default for name, spec in kind.config.items() if not spec.required}
-        return cls.open(cls.Config(**{**defaults, **config}), Path(str(folder)))  # type: ignore[no-any-return]
+        notes = running_notes.set(lambda text: self.emit(Event("note", text=text)))
+        try:
+            return cls.open(cls.Config(**{**defaults, **config}), Path(str(folder)))  # type: ignore[no-any-return]
+        finally:
+            running_notes.reset(notes)
+
+    def _check_held_out(self) -> None:
+        """Raises InputError where the data holds no rows out."""
+        place, name = self.train.place, self.train.data.target_text
+        if not hasattr(self.data, "held_out"):
+            raise InputError(f"train.validate: {name} holds no rows out", hint="leave it out", place=place)
+        try:
+            self.data.held_out(0)
+        except PortError as error:
+            raise InputError(f"train.validate: {error.message}", hint=error.hint, place=place) from None
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         import torch
@@ -193,16 +210,20 @@ class Trainer:
         return self.out
 
     def _run(self) -> None:
-        total = self.recipe.steps
+        total, every = self.recipe.steps, self.recipe.checkpoint
+        if self.step and self.step % every == 0:
+            self._validate()  # where that was cut short
         while self.step < total:
             started = time.perf_counter()
             loss = self._gradients()
             with uninterrupted():
                 self._update()
-                self._log(loss)
+                self._log(loss=loss, learning_rate=self.recipe.rate(self.step - 1))
             self.emit(Event("step", "train", self.step, total, time.perf_counter() - started, f"{loss:.4f}"))
-            if self.step % self.recipe.checkpoint == 0 and self.step < total:
+            if self.step % every == 0 and self.step < total:
+                self._validate()
                 self._save()
+        self._validate()
         self._save()
 
     def emit(self, event: Event) -> None:
@@ -229,26 +250,31 @@ class Trainer:
             if not loss.requires_grad:
                 words = ", ".join(self.parts)
                 raise RunError(f"the loss does not depend on {words}, which should be trained", node="train.loss")
-            loss.backward()  # type: ignore[no-untyped-call]
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total
 
     def _update(self) -> None:
-        """One step of the optimizer and of the moving average."""
+        """One step of the optimizer and of the moving average. Where the scaled gradient of fp16 overflows, the weights
+        stay, and the scale becomes half of what it was.
+        """
         import torch
 
-        recipe = self.recipe
+        recipe, scaler = self.recipe, self.scaler
+        scaler.unscale_(self.optimizer)
         given = [p for p in self.parameters.values() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in given if p.grad is not None])
-        if not bool(torch.isfinite(norm)):
+        finite = bool(torch.isfinite(norm))
+        if not finite and scaler.get_scale() <= 1:  # which it is where nothing is scaled
             raise self._diverged(f"the norm of the gradient is {float(norm)}")
-        if recipe.clip is not None:
+        if finite and recipe.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(given, recipe.clip, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.rate(self.step)
-        self.optimizer.step()
+        scaler.step(self.optimizer)
+        scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if recipe.ema is not None:
+        if finite and recipe.ema is not None:
             with torch.no_grad():
                 values = [p.detach() for p in self.parameters.values()]
                 torch._foreach_lerp_(list(self.average.values()), values, 1 - recipe.decay(self.step))
@@ -256,25 +282,48 @@ class Trainer:
 
     def _diverged(self, what: str) -> RunError:
         kept = f"the checkpoint in {self.out} is of before; " if (self.out / "checkpoint").exists() else ""
-        hint = f"{kept}lower the learning rate, or set optimizer.clip"
+        half = ", or use --dtype bf16" if self.scaler.is_enabled() else ""
+        hint = f"{kept}lower the learning rate, or set optimizer.clip{half}"
         return RunError(f"{what} at step {self.step + 1}", node="train.loss", hint=hint)
 
-    def _loss(self, batch: Any) -> torch.Tensor:
+    def _loss(self, batch: Any, *, grad: bool = True) -> torch.Tensor:
         import torch
 
         device, precision = self.settings.device.split(":")[0], self.settings.dtype
         with torch.autocast(device, getattr(torch, precision), enabled=precision != "float32"):
-            outputs = self.runner.run({self._batch.index: batch}, grad=True)
+            outputs = self.runner.run({self._batch.index: batch}, grad=grad)
         loss: torch.Tensor = outputs["loss"].float().mean()
         return loss
 
+    def _validate(self) -> None:
+        """Logs the mean loss of rows held out, of the weights that are written: the same rows and draws each time.
+
+        Does nothing where this step's is in the log. Raises RunError where it is NaN.
+        """
+        import torch
+
+        count = self.recipe.validate
+        if not count or any(e["step"] == self.step and "validation_loss" in e for e in self.losses()):
+            return
+        modules, total = [part.get() for part in self.parts.values()], 0.0
+        with ExitStack() as stack:
+            for name, module in zip(self.parts, modules, strict=True):
+                stack.enter_context(self._averaged(name))
+                stack.callback(module.train)
+                module.eval()
+            for number in range(count):
+                torch.manual_seed(number)
+                batch = to_target(self.data.held_out(number), self.runner.target, dtype=False)  # type: ignore[attr-defined]
+                total += float(self._loss(batch, grad=False)) / count
+        self._log(validation_loss=total)
+        self.emit(Event("note", text=f"validation loss {total:.4f} at step {self.step}"))
+
     # --- files
 
-    def _log(self, loss: float) -> None:
-        entry = {"step": self.step, "loss": loss, "learning_rate": self.recipe.rate(self.step - 1)}
+    def _log(self, **entry: float) -> None:
         try:
             with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
+                file.write(json.dumps({"step": self.step, **entry}) + "\n")
         except OSError as error:
             hint = "the last checkpoint is kept: free some space, and the same command goes on from it"
             raise StoreError(f"{self.out}/log.jsonl cannot be written: {error.strerror}", hint=hint) from None
@@ -286,9 +335,15 @@ class Trainer:
             raise StoreError(f"{self.out}/log.jsonl cannot be written: {error.strerror}") from None
 
     def losses(self) -> list[dict[str, Any]]:
-        """What was logged, a step an entry."""
+        """What was logged: of each step the loss, and at checkpoints the validation loss."""
+        return [json.loads(line) for line in self._lines()]
+
+    def _lines(self) -> list[str]:
+        """The whole lines of the log, up to this step."""
         path = self.out / "log.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        whole = [line.rstrip("\n") for line in lines if line.endswith("\n")]
+        return [line for line in whole if json.loads(line)["step"] <= self.step]
 
     def _state(self) -> dict[str, torch.Tensor]:
         """All tensors that resuming needs, by name."""
@@ -308,7 +363,8 @@ class Trainer:
             raise self._diverged("the weights are no longer finite")
         with uninterrupted():
             tensors = {name: t.detach().cpu().contiguous() for name, t in self._state().items()}
-            write_checkpoint(self.out / "checkpoint", tensors, {"step": self.step, "identity": self.identity})
+            state = {"step": self.step, "identity": self.identity, "scaler": self.scaler.state_dict()}
+            write_checkpoint(self.out / "checkpoint", tensors, state)
             try:
                 for name, folder in self.train.update.items():
                     self._save_part(name, self.out / folder)
@@ -334,12 +390,12 @@ class Trainer:
         keys = [key for key in self.average if key.startswith(f"{name}.")]
         kept = {key: self.parameters[key].detach().clone() for key in keys}
         try:
-            with torch.no_grad():
+            with uninterrupted(), torch.no_grad():
                 for key in keys:
                     self.parameters[key].copy_(self.average[key])
             yield
         finally:
-            with torch.no_grad():
+            with uninterrupted(), torch.no_grad():
                 for key in keys:
                     self.parameters[key].copy_(kept[key])
 
@@ -366,11 +422,12 @@ class Trainer:
                         tensor.copy_(tensors[f"{group}/{key}"])
             groups_now = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": entries, "param_groups": groups_now})
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict(state["scaler"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise damaged(folder, str(error)) from None
         self.step = state["step"]
-        log = self.out / "log.jsonl"
-        self._write_log(log.read_text(encoding="utf-8").splitlines()[: self.step] if log.is_file() else [])
+        self._write_log(self._lines())
         self.emit(Event("note", text=f"resumed at step {self.step}"))
 
 

@@ -385,6 +385,25 @@ def test_broken_and_missing_pictures_are_named(make_data: Callable[[int], Path],
     assert not (tmp_path / "out").exists()
 
 
+def test_broken_and_missing_pictures_are_left_out_by_option(make_data: Callable[[int], Path], tmp_path: Path) -> None:
+    folder = make_data(6)
+    (folder / "01.png").write_bytes(b"not a picture")
+    (folder / "02.png").unlink()
+    heard: list[Event] = []
+    given = {"data": folder, "steps": 2}
+    train(
+        document(tmp_path), given, out=tmp_path / "out", options=CPU, sets={"batch.broken": "skip"},
+        listeners=[heard.append],
+    )  # fmt: skip
+    note = next(event.text for event in heard if event.kind == "note")
+    assert f"2 of 6 images of {folder} cannot be read, and are left out" in note
+    assert "metadata.jsonl:2: 01.png: this is no picture" in note
+    assert "metadata.jsonl:3: 02.png: there is no such file" in note
+    assert len(losses(tmp_path / "out")) == 2
+    with pytest.raises(DiffgraphError, match="broken"):
+        train(document(tmp_path), given, out=tmp_path / "no", options=CPU, sets={"batch.broken": "ignore"})
+
+
 def test_no_data(tmp_path: Path) -> None:
     graph = document(tmp_path)
     with pytest.raises(DiffgraphError, match=r"there is no folder .*nowhere"):
@@ -483,9 +502,172 @@ def test_bf16_computes_in_halves_and_keeps_whole_weights(whole: Path, data: Path
     assert ours[:4] == pytest.approx(full[:4], rel=0.03)
 
 
-def test_fp16_is_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="training in fp16 needs a scaled loss"):
-        trainer_of(tmp_path, data, USUAL, options=Options("cpu", "fp16"))
+FP16 = Options("cpu", "fp16")
+
+
+def test_fp16_scales_the_loss_and_keeps_whole_weights(whole: Path, data: Path, tmp_path: Path) -> None:
+    """Stopped in the middle, the scale goes on where it was."""
+    trainer = trainer_of(tmp_path, data, USUAL, options=FP16)
+    assert trainer.scaler.get_scale() == 65536
+    trainer.run()
+    out = tmp_path / "out"
+    assert {p.dtype for p in weights(out).values()} == {torch.float32}
+    assert losses(out) != losses(whole)
+    assert losses(out)[:4] == pytest.approx(losses(whole)[:4], rel=0.01)
+    graph = document(tmp_path / "again")
+    with pytest.raises(Interrupted):
+        train(graph, {"data": data}, out=tmp_path / "stopped", options=FP16, listeners=[Stop(7, KeyboardInterrupt())])
+    assert is_whole(train(graph, {"data": data}, out=tmp_path / "stopped", options=FP16), out)
+
+
+def test_an_overflow_of_fp16_skips_the_step_and_halves_the_scale(data: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, data, USUAL, options=FP16, steps=3)
+    parameter = next(iter(trainer.parameters.values()))
+    parameter.register_hook(lambda grad: grad * (torch.inf if trainer.step == 1 else 1))
+    seen: list[tuple[float, torch.Tensor]] = []
+    trainer.listeners = (lambda event: seen.append((trainer.scaler.get_scale(), parameter.detach().clone())),)
+    trainer.run()
+    assert [scale for scale, _ in seen[:3]] == [65536, 32768, 32768]
+    assert torch.equal(seen[0][1], seen[1][1])
+    assert not torch.equal(seen[1][1], seen[2][1])
+    state = json.loads((tmp_path / "out/checkpoint/state.json").read_text())
+    assert state["scaler"]["scale"] == 32768
+
+
+def test_fp16_that_overflows_whatever_the_scale_stops(data: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, data, USUAL, options=FP16, steps=100)
+    next(iter(trainer.parameters.values())).register_hook(lambda grad: grad * torch.nan)
+    with pytest.raises(RunError, match="the norm of the gradient is nan at step 17") as caught:
+        trainer.run()
+    assert "or use --dtype bf16" in (caught.value.hint or "")
+
+
+def test_accumulated_batches_are_one_large_batch(data: Path, tmp_path: Path) -> None:
+    """Three batches of 4 give the step that one of 12 with the same rows gives."""
+    settings = "learning_rate: 0.05\n" + "optimizer: {name: SGD, betas: [0, 0], accumulate: N, clip: 1.0}\n"
+    parts = trainer_of(tmp_path / "3", data, settings.replace("N", "3"), steps=2)
+    large = trainer_of(tmp_path / "1", data, settings.replace("N", "1"), steps=2)
+    source = parts.data
+
+    def together(number: int) -> Any:
+        first, *rest = (source(3 * number + part) for part in range(3))
+        states = torch.cat([batch.rng.states for batch in (first, *rest)])
+        image = torch.cat([batch.image for batch in (first, *rest)])
+        return first._replace(image=image, text=first.text * 3, rng=first.rng._replace(states=states))
+
+    large.data = together
+    for trainer in (parts, large):
+        for module in trainer.parts.values():
+            module.get().eval()  # dropout draws for each batch
+        trainer.run()
+    for name, p in parts.parameters.items():
+        torch.testing.assert_close(p, large.parameters[name], rtol=1e-4, atol=1e-6)
+    assert losses(tmp_path / "3/out") == pytest.approx(losses(tmp_path / "1/out"), rel=1e-5)
+
+
+# --- validation ------------------------------------------------------------------------------------------------------
+
+VALIDATED = USUAL + "validate: 2\n"
+HELD_OUT = {"batch.held_out": 0.25}
+
+
+def held(out: Path) -> dict[int, float]:
+    """The validation losses of a log, by step."""
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
+
+
+@pytest.fixture(scope="module")
+def validated(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """A training of 12 steps with a quarter of its rows held out."""
+    folder = tmp_path_factory.mktemp("validated")
+    return train(document(folder, VALIDATED), {"data": data}, out=folder / "out", options=CPU, sets=HELD_OUT)
+
+
+def test_the_loss_of_rows_held_out_at_each_checkpoint(validated: Path, data: Path, tmp_path: Path) -> None:
+    """That of the weights which are written, without dropout, on the same rows and noise each time."""
+    assert list(held(validated)) == [3, 6, 9, 12]
+    assert len(set(held(validated).values())) == 4
+    graph = document(tmp_path, VALIDATED)
+    trainer = Trainer(graph, {"data": data}, out=validated, options=CPU, sets=HELD_OUT)
+    module = trainer.parts["unet"].get()
+    module.load_state_dict(weights(validated))
+    module.eval()
+    with torch.no_grad():
+        again = [float(trainer._loss(trainer.data.held_out(number))) for number in range(2)]  # type: ignore[attr-defined]
+    assert held(validated)[12] == pytest.approx(sum(again) / 2, rel=1e-6)
+
+
+def test_looking_at_rows_held_out_changes_no_step(validated: Path, data: Path, tmp_path: Path) -> None:
+    heard: list[Event] = []
+    out = train(
+        document(tmp_path), {"data": data}, out=tmp_path / "out", options=CPU, sets=HELD_OUT, listeners=[heard.append]
+    )
+    steps = [json.loads(line) for line in (validated / "log.jsonl").read_text().splitlines()]
+    assert losses(out) == [line["loss"] for line in steps if "loss" in line]
+    assert same(weights(out), weights(validated))
+    assert not any("validation" in event.text for event in heard)
+
+
+class StopAt:
+    """A listener that raises when the validation loss of a step is told, or when its step is."""
+
+    def __init__(self, step: int, kind: str) -> None:
+        self.step, self.kind = step, kind
+
+    def __call__(self, event: Event) -> None:
+        validated = event.text.startswith("validation loss") and event.text.endswith(f"at step {self.step}")
+        told = validated if self.kind == "note" else event.number == self.step
+        if event.kind == self.kind and told:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("step", "kind"), [(6, "step"), (6, "note"), (8, "step"), (12, "step")])
+def test_stopped_and_resumed_has_the_same_validation_losses(
+    step: int, kind: str, validated: Path, data: Path, tmp_path: Path
+) -> None:
+    graph = document(tmp_path, VALIDATED)
+    with pytest.raises(Interrupted):
+        train(graph, {"data": data}, out=tmp_path / "out", options=CPU, sets=HELD_OUT, listeners=[StopAt(step, kind)])
+    out = train(graph, {"data": data}, out=tmp_path / "out", options=CPU, sets=HELD_OUT)
+    assert held(out) == held(validated)
+    assert same(weights(out), weights(validated))
+    assert (out / "log.jsonl").read_text() == (validated / "log.jsonl").read_text()
+
+
+def test_validation_is_told_and_plotted(data: Path, tmp_path: Path) -> None:
+    heard: list[Event] = []
+    out = train(
+        document(tmp_path, VALIDATED), {"data": data, "steps": 3}, out=tmp_path / "out", options=CPU, sets=HELD_OUT,
+        listeners=[heard.append],
+    )  # fmt: skip
+    assert f"validation loss {held(out)[3]:.4f} at step 3" in [event.text for event in heard]
+    pytest.importorskip("matplotlib")
+    with Image.open(out / "loss.png") as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(10**6) or []}
+    assert (194, 87, 26) in colours
+
+
+def test_nothing_to_validate_on(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"train.validate: .*no images are held out") as caught:
+        train(document(tmp_path, VALIDATED), {"data": data}, out=tmp_path / "out", options=CPU)
+    assert "set held_out" in (caught.value.hint or "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_validation_loss_that_is_nan_stops(data: Path, tmp_path: Path) -> None:
+    """The weights may be finite, and yet overflow on other pictures."""
+    trainer = Trainer(document(tmp_path, VALIDATED), {"data": data}, out=tmp_path / "out", options=CPU, sets=HELD_OUT)
+    kept = trainer.data.held_out  # type: ignore[attr-defined]
+
+    def spoiled(number: int) -> Any:
+        batch = kept(number)
+        return batch._replace(image=batch.image * (torch.nan if trainer.step == 6 else 1))
+
+    trainer.data.held_out = spoiled  # type: ignore[attr-defined]
+    with pytest.raises(RunError, match="NaN"):
+        trainer.run()
+    assert json.loads((tmp_path / "out/checkpoint/state.json").read_text())["step"] == 3
 
 
 @pytest.mark.parametrize(
@@ -511,6 +693,7 @@ def test_fp16_is_refused(data: Path, tmp_path: Path) -> None:
         ("optimizer: {momentum: 0.9}", {}, "train.optimizer: unknown key 'momentum'"),
         ("ema: 1", {}, "train.ema: expected a number from 0 to below 1, got 1"),
         ("checkpoint: true", {}, "train.checkpoint: expected a whole number from 1, got True"),
+        ("validate: -1", {}, "train.validate: expected a whole number from 0, got -1"),
         ("epochs: 3", {}, "'epochs'"),
         ("sample: yes", {}, "train.sample: expected a mapping with `graph`"),
         ("sample: {graph: pkg://diffgraph/ddpm.yaml, size: 3}", {}, "train.sample has no 'size'"),
@@ -533,7 +716,7 @@ def test_samples_and_a_plot_as_it_goes(data: Path, tmp_path: Path) -> None:
     out = train(document(tmp_path, settings), {"data": data, "steps": 5}, out=tmp_path / "out", options=CPU)
     assert sorted(p.name for p in out.glob("samples-*.png")) == ["samples-000003.png", "samples-000005.png"]
     with Image.open(out / "samples-000005.png") as sheet:
-        assert sheet.size == (30, 10)  # three of 8 x 8 with a margin
+        assert sheet.size == (268, 268)  # three of 8 x 8, each enlarged to 128 x 128, two in a row
     pytest.importorskip("matplotlib")
     with Image.open(out / "loss.png") as picture:
         assert picture.size == (960, 480)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diffgraph.authoring import running_notes
 from diffgraph.errors import InputError, PortError
 from diffgraph.nodes.data import ImageFolder, ImageFolderConfig, read_image
 from diffgraph.nodes.draw import seeded
@@ -29,7 +30,7 @@ def write(folder: Path, rows: list[dict[str, object]]) -> None:
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def opened(folder: Path, size: int = 4, batch: int = 16, **rest: float) -> ImageFolder:
+def opened(folder: Path, size: int = 4, batch: int = 16, **rest: float | str) -> ImageFolder:
     config = ImageFolderConfig(size=size, batch=batch, **rest)  # type: ignore[arg-type]
     return ImageFolder.open(config, folder)
 
@@ -144,8 +145,142 @@ def test_all_broken_images_are_named_together(folder: Path) -> None:
 
 def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     Image.new("1", (9000, 9000)).save(tmp_path / "huge.png")
-    with pytest.raises(InputError, match=r"huge\.png: has 9000 x 9000 pixels"):
+    with pytest.raises(InputError, match=r"huge\.png: the picture is 9000 x 9000; at most 67,108,864 pixels are read"):
         opened(tmp_path)
+
+
+def test_broken_images_are_left_out_where_that_is_wanted(folder: Path) -> None:
+    """As if they had never been listed, and the user is told which."""
+    (folder / "red.png").write_bytes(b"")
+    told: list[str] = []
+    listening = running_notes.set(told.append)
+    try:
+        data = opened(folder, broken="skip")
+    finally:
+        running_notes.reset(listening)
+    assert len(told) == 1
+    assert f"1 of 3 images of {folder} cannot be read, and are left out" in told[0]
+    assert "metadata.jsonl:1: red.png: this is no picture that can be read" in told[0]
+    write(folder, [{"file_name": f"{name}.png", "text": name} for name in ("green", "blue")])
+    fresh = opened(folder)
+    assert len(data) == len(fresh) == 2
+    assert data(3).text == fresh(3).text
+    assert torch.equal(data(3).image, fresh(3).image)
+    for name in ("green", "blue"):
+        (folder / f"{name}.png").unlink()
+    with pytest.raises(InputError, match="nothing of .* is left to train on"):
+        opened(folder, broken="skip")
+
+
+# --- rows that are held out
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """40 images, each grey of its own, with its number as the caption."""
+    for number in range(40):
+        Image.new("RGB", (4, 4), (6 * number,) * 3).save(tmp_path / f"{number:02}.png")
+    write(tmp_path, [{"file_name": f"{number:02}.png", "text": str(number)} for number in range(40)])
+    return tmp_path
+
+
+def test_no_step_sees_what_is_held_out(many: Path) -> None:
+    data = opened(many, batch=16, held_out=0.2)
+    seen = {text for step in range(60) for text in data(step).text}
+    apart = {text for number in range(2) for text in data.held_out(number).text}
+    assert len(apart) == 8
+    assert seen == {str(number) for number in range(40)} - apart
+    assert len(data) == 40
+
+
+def test_which_rows_are_held_out_depends_on_names_alone(many: Path) -> None:
+    first = set(opened(many, held_out=0.2).held_out(0).text)
+    assert set(opened(many, held_out=0.2, seed=9, batch=3, size=2).held_out(0).text) <= first
+    lines = (many / "metadata.jsonl").read_text().splitlines()
+    (many / "metadata.jsonl").write_text("\n".join(reversed(lines)))
+    assert set(opened(many, held_out=0.2).held_out(0).text) == first
+    write(many, [json.loads(line) | {"text": "again"} for line in lines])
+    both = "\n".join(lines) + "\n" + (many / "metadata.jsonl").read_text()  # each image with two captions
+    (many / "metadata.jsonl").write_text(both)
+    doubled = opened(many, held_out=0.2)
+    assert {doubled.texts[row] for row in doubled.kept} == first | {"again"}
+    assert len(doubled.kept) == 16
+
+
+def test_a_batch_of_what_is_held_out_is_always_the_same(many: Path) -> None:
+    data = opened(many, batch=6, held_out=0.2, flip=True, caption_dropout=1.0)
+    first, again = data.held_out(1), opened(many, batch=6, held_out=0.2, flip=True, caption_dropout=1.0).held_out(1)
+    assert torch.equal(first.image, again.image)
+    assert torch.equal(first.rng.states, again.rng.states)
+    assert not torch.equal(first.rng.states, data(1).rng.states)
+    assert "" not in first.text
+    for image, text in zip(first.image, first.text, strict=True):
+        assert image[0, 0, 0] == pytest.approx(6 * int(text) / 127.5 - 1)
+    assert len(data.held_out(0).text) == 6
+    assert set(data.held_out(0).text) | set(first.text) == {data.texts[row] for row in data.kept}
+    assert len(opened(many, batch=16, held_out=0.1).held_out(0).text) == 4  # no more than there are
+
+
+def test_few_rows_and_rows_that_are_never_drawn(folder: Path) -> None:
+    assert len(opened(folder, held_out=0.01).kept) == 1
+    with pytest.raises(InputError, match="left to train on\n  hold fewer out"):
+        opened(folder, held_out=0.9)
+    weights = {"red": 1, "green": 1, "blue": 0}
+    write(folder, [{"file_name": f"{name}.png", "text": name, "weight": weights[name]} for name in COLOURS])
+    data = opened(folder, held_out=0.5)
+    assert data.held_out(0).text[0] in ("red", "green")
+    assert set(data(0).text) == {"red", "green"} - set(data.held_out(0).text)
+    with pytest.raises(PortError, match="no images are held out"):
+        opened(folder).held_out(0)
+    with pytest.raises(PortError, match="must be 0 or more"):
+        data.held_out(-1)
+
+
+# --- pictures of all sorts
+
+
+def corner(file: Path) -> tuple[int, ...]:
+    """The upper left of a picture, read in its own size."""
+    return tuple(int(value) for value in read_image(file, 8)[0, 0])
+
+
+def test_pictures_of_all_sorts(tmp_path: Path) -> None:
+    """As an input of a graph is read: what its EXIF, its profile of colours, its depth and its transparency say."""
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[0, 0] = (255, 0, 0)
+    turned = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # stands on its head
+    turned.save(tmp_path / "turned.png", exif=exif)
+    assert read_image(tmp_path / "turned.png", 8)[7, 7].tolist() == [255, 0, 0]
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg", quality=100)
+    assert corner(tmp_path / "cmyk.jpg") == pytest.approx((255, 0, 0), abs=3)
+    Image.fromarray(np.full((8, 8), 32896, np.uint16)).save(tmp_path / "deep.png")
+    assert corner(tmp_path / "deep.png") == (128, 128, 128)
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert corner(tmp_path / "clear.png") == (255, 255, 255)
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([0, 0, 0, 0, 0, 255])
+    palette.save(tmp_path / "palette.gif")
+    assert corner(tmp_path / "palette.gif") == (0, 0, 255)
+    Image.new("L", (8, 8), 7).save(tmp_path / "grey.bmp")
+    assert corner(tmp_path / "grey.bmp") == (7, 7, 7)
+    assert len(opened(tmp_path)) == 6
+
+
+def test_an_animated_picture_and_half_a_picture_are_named(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    noise = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:1500])
+    (tmp_path / "text.jpg").write_text("nothing")
+    with pytest.raises(InputError, match="3 of 3 images") as caught:
+        opened(tmp_path)
+    said = str(caught.value)
+    assert "moving.gif: the picture is animated" in said
+    assert "cut.png: the picture is damaged" in said
+    assert "text.jpg: this is no picture that can be read" in said
 
 
 def test_no_folder_and_an_empty_one(tmp_path: Path) -> None:
