@@ -7,6 +7,7 @@ import hashlib
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ class FileInput:
     kind: str
     reader: str
     file: File
+    measure: str = ""
+
+    @cached_property
+    def shape(self) -> tuple[int, ...] | None:
+        """Of the value, from the head of the file; None where that does not tell."""
+        try:
+            return tuple(import_name(self.measure)(self.file.data)) if self.measure else None
+        except DiffgraphError:
+            return None  # the reader will say what is wrong
 
     @property
     def digest(self) -> str:
@@ -235,7 +245,8 @@ def _convert(name: str, port: Port, value: Any, reg: Registry, user: bool, sourc
         entry = reg.readers.get(kind.name)
         if entry is None:
             raise InputError(f"{name}: no node package reads files of kind {kind.name}")
-        return FileInput(name, kind.name, entry[1], read_file(_allowed(name, value, user, source), name))
+        file = read_file(_allowed(name, value, user, source), name)
+        return FileInput(name, kind.name, entry.function, file, entry.measure)
     return value
 
 

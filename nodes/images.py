@@ -10,6 +10,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -29,9 +30,20 @@ MAX_TEXT_BYTES = 16 * 2**20
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values by which height and width change places
 
 
-@reader("Image", suffixes=(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"))
+def measure_image(data: bytes) -> tuple[int, ...]:
+    """The shape of what read_image makes of a picture, from its head."""
+    return 1, 3, *_measured(data)
+
+
+def measure_mask(data: bytes) -> tuple[int, ...]:
+    """The shape of what read_mask makes of a picture, from its head."""
+    return 1, 1, *_measured(data)
+
+
+@reader("Image", suffixes=(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"), measure=measure_image)
 def read_image(data: bytes) -> Annotated[Image, "1 3 H W", Fact(space="pixel")]:
     """One picture as float32 [1, 3, H, W] in [-1, 1].
 
@@ -50,7 +62,7 @@ def read_image(data: bytes) -> Annotated[Image, "1 3 H W", Fact(space="pixel")]:
     return _decoded(data, in_range)
 
 
-@reader("Mask", suffixes=(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"))
+@reader("Mask", suffixes=(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"), measure=measure_mask)
 def read_mask(data: bytes) -> Annotated[Mask, "1 1 H W"]:
     """A picture as a mask, float32 [1, 1, H, W] in [0, 1]: 1, which is repainted, where it is white or transparent, and 0
     where it is black. Colours count by their luma (0.299 R + 0.587 G + 0.114 B).
@@ -80,19 +92,34 @@ def _decoded(data: bytes, convert: Callable[[Any], T]) -> T:
     """What `convert` makes of a picture on white, in 0..255: uint8 [H, W, 3], or float32 [H, W, 1] where it is grey of 16
     bits.
     """
+    from PIL import ImageOps
+
+    with _opened(data) as file:
+        if file.format == "PNG":
+            _check_rows(data)
+        file.load()
+        return convert(_rgb(ImageOps.exif_transpose(file)))
+
+
+def _measured(data: bytes) -> tuple[int, int]:
+    """Height and width of a picture when it is turned as its EXIF says."""
+    with _opened(data) as file:
+        width, height = file.size
+        return (width, height) if file.getexif().get(_ORIENTATION, 1) in _LYING else (height, width)
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Picture]:
+    """A picture of which the head was read. Raises InputError, also for what its decoder says while it is open."""
     from PIL import Image as pillow
-    from PIL import ImageOps, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about oddities that do not change the pixels
             with pillow.open(BytesIO(_without_texts(data)), formats=FORMATS) as file:
                 _check_size(file)
-                if file.format == "PNG":
-                    _check_rows(data)
-                file.load()
-                values = _rgb(ImageOps.exif_transpose(file))
-        return convert(values)
+                yield file
     except InputError:
         raise
     except UnidentifiedImageError:

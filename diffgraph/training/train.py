@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..authoring import Target, running_notes
 from ..builder import Graph
-from ..components import GivenAddress, Handle, Opener
+from ..components import GivenAddress, Handle
 from ..errors import CheckFailed, InputError, Interrupted, PortError, RunError, StoreError, WeightsError
 from ..inputs import apply_sets, resolve_inputs
 from ..language.graph import GraphDocument, arg_refs, node_refs
@@ -67,7 +67,7 @@ class Trainer:
         document = apply_sets(apply_sets(document, variant_sets), sets or {}, user=True)
         train = document.train
         assert train is not None
-        opener = Opener()
+        opener = session.opener(graph.source)
         problems, _ = session.check(document, graph.source, graph.loader, values, opener)
         try:
             self.recipe = read_recipe(train, values, steps)
