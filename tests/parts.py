@@ -6,6 +6,7 @@ Every function fills a folder that exists, and returns it.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from diffgraph.nodes.models.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 from diffgraph.nodes.models.clip_text import CLIPText, CLIPTextConfig
+from diffgraph.nodes.models.dit import DiT, DiTConfig
 from diffgraph.nodes.models.ldm_bert import LDMBert, LDMBertConfig
 from diffgraph.nodes.models.t5_encoder import T5Encoder, T5EncoderConfig
 from diffgraph.nodes.models.unet2d import UNet2D, UNet2DConfig
@@ -122,6 +124,8 @@ def save_imagen(folder: Path) -> Path:
         fill(module)
         module.save_pretrained(folder / name)
     write_pieces(folder / "base/tokenizer", 512)
+    for name in ("tokenizer", "text_encoder"):
+        shutil.copytree(folder / "base" / name, folder / "upsampler" / name)
     for name, largest in (("base", 1.5), ("upsampler", 1.0)):
         threshold = {"thresholding": True, "dynamic_thresholding_ratio": 0.95, "sample_max_value": largest}
         (folder / name / "scheduler").mkdir()
@@ -189,6 +193,23 @@ def save_ldm(folder: Path) -> Path:
     letters = [f"{start}{letter}" for start in ("", "##") for letter in "acdeginoprstu"]
     (folder / "tokenizer/vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]))
     (folder / "tokenizer/tokenizer_config.json").write_text(json.dumps({"model_max_length": 8}))
+    return folder
+
+
+def save_dit(folder: Path) -> Path:
+    """A tiny DiT of ten classes, with a variance as the published ones have it; its index names some."""
+    config = DiTConfig(
+        num_attention_heads=2, attention_head_dim=8, num_layers=2, sample_size=8, out_channels=8, num_embeds_ada_norm=10
+    )
+
+    def make() -> dict[str, Any]:
+        return {"transformer": DiT(config), "vae": AutoencoderKL(AutoencoderKLConfig(**CODER))}
+
+    save_all(folder, make, LDM_SCHEDULER)
+    parts = {"transformer": "DiTTransformer2DModel", "vae": "AutoencoderKL", "scheduler": "DDIMScheduler"}
+    index = {"_class_name": "DiTPipeline", **{name: ["diffusers", cls] for name, cls in parts.items()}}
+    index["id2label"] = {"0": "tench, Tinca tinca", "9": "ostrich"}
+    (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 
 

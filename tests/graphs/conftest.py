@@ -19,6 +19,7 @@ from ..parts import (
     save_codebook,
     save_data,
     save_ddpm,
+    save_dit,
     save_glide,
     save_glide_inpaint,
     save_imagen,
@@ -84,6 +85,12 @@ def make_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]
 def if_parts(imagen_parts: Path) -> dict[str, Path]:
     """Its two repositories, as inputs of imagen_if."""
     return {"weights": imagen_parts / "base", "upsampler_weights": imagen_parts / "upsampler"}
+
+
+@pytest.fixture(scope="session")
+def dit_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny DiT."""
+    return save_dit(tmp_path_factory.mktemp("dit"))
 
 
 @pytest.fixture(scope="session")

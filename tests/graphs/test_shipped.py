@@ -32,7 +32,7 @@ LATENT = {  # the systems over latents: the fixture with their parts
 SAMPLERS = {
     "ddpm": "plain", "ldm_unconditional": "plain", "ldm_super_resolution": "plain",
     "stable_diffusion_img2img": "img2img", "stable_diffusion_inpaint": "inpaint",
-    "glide_img2img": "img2img", "glide_inpaint": "inpaint_clean",
+    "glide_img2img": "img2img", "glide_inpaint": "inpaint_clean", "imagen_if_upsampler": "hand_off",
 }  # fmt: skip
 FILES = ("image", "mask")  # inputs that are the user's files
 
@@ -50,6 +50,12 @@ def given(name: str, request: pytest.FixtureRequest) -> dict[str, Any]:
     if name == "imagen_if":
         parts = {key: str(place) for key, place in request.getfixturevalue("if_parts").items()}
         return {"prompt": "a cat", "steps": "4", "upsampler_steps": "3", **parts}
+    if name in ("imagen_if_base", "imagen_if_upsampler"):
+        part = "weights" if name == "imagen_if_base" else "upsampler_weights"
+        weights = str(request.getfixturevalue("if_parts")[part])
+        return {"prompt": "a cat", "steps": "4", "weights": weights, **pictures(name, request)}
+    if name == "dit":
+        return {"label": "ostrich", "steps": 4, "weights": str(request.getfixturevalue("dit_parts"))}
     if name.startswith("imagen"):
         values = {"prompt": "a cat", "steps": "4", "weights": str(request.getfixturevalue("imagen_parts"))}
         return values | ({"upsampler_steps": "3"} if name == "imagen" else {})
