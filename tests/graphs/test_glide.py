@@ -18,6 +18,7 @@ from diffgraph.running.run import Event
 from diffgraph.session import Options
 
 from ..engine.lab import Lab
+from ..parity import agree
 from .conftest import GRAPHS
 
 GLIDE = GRAPHS / "glide.yaml"
@@ -179,6 +180,7 @@ def test_the_cascade_is_the_paper_step_for_step(glide_parts: Path, tmp_path: Pat
         for number, (ours, theirs) in enumerate(zip(done, expected, strict=True)):
             tolerance = 1e-5 if path == "small" and number < 10 else 2e-4
             torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+        agree("glide", "the algorithm by hand", done[-1], expected[-1], tolerance=2e-4, what=path)
     assert torch.equal(outputs["image"], done[-1])
     timesteps = [e.total for e in heard if e.kind == "step"]
     assert timesteps.count(100) == 100
