@@ -213,7 +213,7 @@ class Registry:
                 self.previewers[entry["kind"]] = entry["function"]
             else:
                 self.carriers.update(dict.fromkeys(entry["suffixes"], entry["function"]))
-        for entry in index["pipelines"]:
+        for entry in index.get("pipelines", ()):
             found = Pipeline(entry["graph"], tuple(entry["libraries"]), entry["function"])
             self.pipelines.update(dict.fromkeys(entry["classes"], found))
 
