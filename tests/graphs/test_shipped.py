@@ -22,6 +22,10 @@ from .conftest import GRAPHS, Cli
 CPU = Options(device="cpu")
 NAMES = sorted(str(path.relative_to(GRAPHS).with_suffix("")) for path in GRAPHS.rglob("*.yaml"))
 TRAININGS = [name for name in NAMES if name.startswith("train/")]
+FURTHER = {  # trainings that go on from weights: the fixture with these, and their size; see test_finetune.py
+    "train/ddpm_finetune": ("ddpm_parts", 8), "train/glide_finetune": ("glide_parts", 8),
+    "train/stable_diffusion": ("clip_parts", 16),
+}  # fmt: skip
 SHARED = [name for name in NAMES if name.startswith("samplers/")]
 SYSTEMS = sorted(set(NAMES) - set(TRAININGS) - set(SHARED))
 LATENT = {  # the systems over latents: the fixture with their parts
@@ -40,6 +44,10 @@ FILES = ("image", "mask")  # inputs that are the user's files
 @pytest.fixture
 def given(name: str, request: pytest.FixtureRequest) -> dict[str, Any]:
     """Values for the inputs of a system, with tiny weights, or of a training. A new system needs an entry here."""
+    if name in FURTHER:
+        weights, size = FURTHER[name]
+        given = {"data": request.getfixturevalue("data"), "weights": request.getfixturevalue(weights)}
+        return {key: str(value) for key, value in given.items()} | {"size": size, "steps": 2, "batch": 2}
     if name in TRAININGS:
         tokenizer = {"tokenizer": str(request.getfixturevalue("words"))} if "glide" in name else {}
         return {"data": str(request.getfixturevalue("data")), "steps": 2, "batch": 2, **tokenizer}
@@ -201,7 +209,7 @@ def test_plan_says_what_will_run(name: str, given: dict[str, Any], cli: Cli) -> 
     assert json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize("name", sorted(set(TRAININGS) - set(FURTHER)))
 def test_a_training_learns_and_its_weights_run(
     name: str, given: dict[str, Any], cli: Cli, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
