@@ -18,24 +18,29 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.pipelines.deepfloyd_if import pipeline_if_superresolution, smart27_timesteps
+from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from diffgraph.builder import Graph
+from diffgraph.errors import Interrupted
 from diffgraph.nodes.models.t5_encoder import T5Encoder
 from diffgraph.nodes.schedulers.noise_schedule import beta_table, respaced_timesteps
 from diffgraph.nodes.text.lower_case import lower_case
 from diffgraph.running.run import Event
 from diffgraph.session import Options
+from diffgraph.training.train import train
 
 from ..engine.lab import Lab
 from ..fill import randomise
 from ..nodes.test_tokenizers import write_t5
 from ..nodes.test_unet_if import first_stage, second_stage
 from ..parity import agree
-from .conftest import GRAPHS
+from .conftest import GRAPHS, Cli
 
 IF = GRAPHS / "imagen_if.yaml"
+DEMO = GRAPHS / "weights/imagen-demo"
 CPU = Options(device="cpu", cache=False)
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # the library's own, of NumPy
 TEXT = T5Config(
@@ -239,3 +244,91 @@ def test_a_published_tokenizer_is_cut_to_what_was_trained(if_parts: dict[str, Pa
     made = lab.run(IF, CPU, prompt="dog " * 100, steps="1", upsampler_steps="1", show=("tokens",), **if_parts)
     assert made["tokens"].ids.shape == (1, 77)
     assert any(event.kind == "note" and "prompt cut after 76 tokens" in event.text for event in lab.events)
+
+
+# --- the demo --------------------------------------------------------------------------------------------------------
+
+
+def test_the_demos_weights_make_the_librarys_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library loads them as they are shipped; both stages by DDPM, with the timesteps of the graph."""
+    swapped(monkeypatch)
+    parts: dict[str, Any] = {"tokenizer": None, "text_encoder": None} | dict.fromkeys(
+        ("safety_checker", "feature_extractor", "watermarker")
+    )
+    base, upsampler = DEMO / "base", DEMO / "upsampler"
+    with torch.random.fork_rng(devices=[]):
+        first, second = (UNet2DConditionModel.from_pretrained(place / "unet") for place in (base, upsampler))
+    schedulers = [DDPMScheduler.from_pretrained(place / "scheduler") for place in (base, upsampler)]
+    noising = DDPMScheduler.from_pretrained(upsampler / "image_noising_scheduler")
+    small = IFPipeline(unet=first, scheduler=schedulers[0], requires_safety_checker=False, **parts)
+    large = IFSuperResolutionPipeline(
+        unet=second, scheduler=schedulers[1], image_noising_scheduler=noising, requires_safety_checker=False, **parts
+    )
+    made = Lab(tmp_path).run(
+        GRAPHS / "imagen.yaml", CPU, sets={"ddim.node": "DDPMScheduler"}, prompt="Green Dog", seed=3, steps=9,
+        upsampler_steps=5, show=("small.sample", "text", "no_text"),
+    )  # fmt: skip
+    told: dict[str, Any] = {
+        "prompt_embeds": made["text"].hidden, "negative_prompt_embeds": made["no_text"].hidden, "output_type": "pt",
+        "generator": [torch.Generator().manual_seed(3)],
+    }  # fmt: skip
+    for pipeline in (small, large):
+        pipeline.set_progress_bar_config(disable=True)
+        exactly(pipeline.scheduler)
+    image = small(**told, timesteps=respaced_timesteps("9", 1000), guidance_scale=3.0).images
+    agree("imagen", "diffusers IFPipeline", made["small.sample"], image, what="the demo", tolerance=1e-4)
+    rounded = ((image + 1) * 127.5).round() / 127.5 - 1
+    level = Graph.load("imagen").document.inputs["noise_level"].default
+    told |= {"image": rounded, "noise_level": level, "timesteps": respaced_timesteps("5", 1000)}
+    expected = large(**told, guidance_scale=1.0).images
+    agree("imagen", "diffusers IFSuperResolutionPipeline", made["image"], expected, what="the demo", tolerance=1e-4)
+
+
+def test_the_demo_offline_and_what_it_says_of_an_unknown_prompt(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ["--steps", "3", "--upsampler-steps", "2", "--device", "cpu", "--no-cache"]
+    done = cli("run", "imagen", "--prompt", "Red apple", "--seed", "4", *few)
+    assert (done.exit_code, done.stdout) == (0, "imagen-4.png\n"), done.stderr
+    assert "know no word" not in done.stderr
+    with Image.open("imagen-4.png") as picture:
+        assert picture.size == (64, 64)
+    done = cli("run", "imagen", "--prompt", "xyzzy", *few)
+    assert (done.exit_code, done.stdout) == (0, "imagen-0.png\n"), done.stderr
+    done.says("know no word of .xyzzy.: they know 144 names")
+
+
+def test_the_demos_weights_are_small() -> None:
+    assert sum(path.stat().st_size for path in DEMO.rglob("*") if path.is_file()) < 15_000_000
+
+
+@pytest.mark.parametrize("name", ["imagen", "imagen_upsampler"])
+def test_a_training_stopped_and_resumed_is_the_same(name: str, data: Path, tmp_path: Path) -> None:
+    """Of the first network and its text encoder, which are trained together; and of the second."""
+    graph, given = Graph.load(f"train/{name}"), {"data": data, "steps": 4, "batch": 2}
+
+    def stop(event: Event) -> None:
+        if event.kind == "step" and event.path == "train" and event.number == 2:
+            raise KeyboardInterrupt
+
+    whole = train(graph, given, out=tmp_path / "whole", options=CPU)
+    with pytest.raises(Interrupted):
+        train(graph, given, out=tmp_path / "parts", options=CPU, listeners=[stop])
+    parts = train(graph, given, out=tmp_path / "parts", options=CPU)
+    settings = graph.document.train
+    assert settings is not None
+    for place in settings.update.values():
+        (trained,) = (parts / place).glob("*.safetensors")
+        assert trained.read_bytes() == (whole / place / trained.name).read_bytes(), place
+    assert (parts / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
+    assert all((parts / place).is_dir() for place in settings.save.values())
+
+
+def test_the_second_stage_goes_on_from_given_weights(data: Path, tmp_path: Path) -> None:
+    """`start` is what the training begins with: at a rate of next to nothing it is also what it ends with."""
+    given = {"data": data, "steps": 1, "batch": 2, "rate": 1e-9, "start": DEMO / "upsampler/unet"}
+    out = train(Graph.load("train/imagen_upsampler"), given, out=tmp_path / "out", options=CPU)
+    before, after = (load_file(next((place / "upsampler/unet").glob("*.safetensors"))) for place in (DEMO, out))
+    assert before.keys() == after.keys()
+    assert all(torch.allclose(before[key].float(), after[key], rtol=0, atol=1e-6) for key in before)
