@@ -307,6 +307,18 @@ class Component:
 
         return save_pretrained(self, folder, dtype=dtype)
 
+    def push_to_hub(
+        self, repository: str, *, private: bool = False, message: str | None = None, dtype: Any = None,
+        licence: str | None = None,
+    ) -> str:  # fmt: skip
+        """Puts what `save_pretrained` writes into a repository "org/repo", with a card; gives the commit.
+
+        Makes the repository if need be. Raises HubError.
+        """
+        from .weights.uploads import push_pretrained
+
+        return push_pretrained(self, repository, private=private, message=message, dtype=dtype, licence=licence)
+
     def save_files(self, folder: Path) -> None:
         """Writes what `from_files` reads. Torch modules get this from the engine."""
 

@@ -18,7 +18,7 @@ from .language.writing import document_plain
 from .planning.keys import digest
 from .planning.sizes import parse_size
 from .ports import UNSET
-from .registry import Writer, import_name, registry
+from .registry import Registry, Writer, import_name, registry
 from .running.run import Results
 from .running.store import GIB, MISSING, Layers, Memory, Store, cache_folder
 from .session import Prepared
@@ -134,14 +134,13 @@ def make_result(prepared: Prepared, outputs: Mapping[str, Any]) -> Result:
 def writer_of(prepared: Prepared, name: str) -> Writer | None:
     """The writer for an output: of its kind, or of a special kind of that whose facts fit; of its items for a list."""
     value = prepared.kinds.get(name)
-    return kind_writer(prepared, value) if value is not None else None
+    return kind_writer(prepared.registry, value) if value is not None else None
 
 
-def kind_writer(prepared: Prepared, value: Value) -> Writer | None:
+def kind_writer(reg: Registry, value: Value) -> Writer | None:
     """The writer for a value of which the checker knows this."""
-    reg = prepared.registry
     if value.type.form == "list" and value.item is not None:
-        return kind_writer(prepared, value.item)
+        return kind_writer(reg, value.item)
     found = reg.writers.get(value.type.name)
     if found is None and value.type.form == "kind":
         for kind, entry in reg.writers.items():

@@ -16,7 +16,8 @@ from safetensors.torch import save
 from diffgraph.weights import digests, hub
 from diffgraph.weights.hub import Hub
 
-from .hub_server import HubServer
+from . import hub_uploads  # noqa: F401  adds its routes
+from .hub_server import TOKEN, HubServer
 
 CONFIG = json.dumps({"in_features": 2, "out_features": 2}).encode()
 
@@ -63,7 +64,7 @@ def users_hub(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
     level = logging.getLogger("huggingface_hub").level
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     with HubServer() as server:
-        made = cache(lambda: Hub(endpoint=server.endpoint, cache_dir=place / "hf", token="hf_nobody"))
+        made = cache(lambda: Hub(endpoint=server.endpoint, cache_dir=place / "hf", token=TOKEN))
         monkeypatch.setattr(hub, "default_hub", made)
         yield server
     logging.getLogger("huggingface_hub").setLevel(level)

@@ -271,9 +271,11 @@ def model_info(handler: Handler, name: str, revision: str = "main") -> None:
             if path.endswith(LARGE_SUFFIXES):
                 entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
         siblings.append(entry)
+    card = repository.commits[commit].get("README.md", b"").decode("utf-8", "replace")
+    licence = re.match(r"---\n(?:.*\n)*?license: (.+)\n", card)
     handler.json(
         {"id": name, "sha": commit, "siblings": siblings, "private": repository.private, "gated": repository.gated,
-        "tags": []}
+        "tags": [], "cardData": {"license": licence[1]} if licence else {}}
     )  # fmt: skip
 
 

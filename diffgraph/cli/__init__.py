@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "Train what a training graph names, on a folder of data",
     "lock": "Write down the commits and hashes that a graph runs with",
     "pull": "Fetch all that a graph needs, to run it offline",
+    "push": "Put a graph on the Hub, with a card",
     "import": "Write a published repository of parts as a graph",
     "nodes": "List the node types, or explain one",
     "graphs": "List the shipped graphs, or copy one here to edit it",

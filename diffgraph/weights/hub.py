@@ -97,6 +97,30 @@ class Hub:
         self._lock = threading.Lock()
         self._heard = float("-inf")
 
+    def api(self) -> Any:
+        """huggingface_hub's own way to this Hub, with the user's token."""
+        from huggingface_hub import HfApi
+
+        return HfApi(endpoint=self.endpoint, token=self._token)
+
+    def licence(self, repository: str, commit: str) -> str | None:
+        """What a repository's card says of its licence. Raises HubError."""
+        card = self._ask(repository, commit, files=False).card_data if not self.offline else None
+        found = card.get("license") if card is not None else None
+        return found if isinstance(found, str) else None
+
+    def secrets(self) -> list[str]:
+        """Texts that must never leave this machine."""
+        from huggingface_hub import get_token
+
+        return [text for text in (self._token, get_token()) if text]
+
+    def forget(self, repository: str) -> None:
+        """Resolves the branches of a repository anew, which was changed by ourselves."""
+        with self._lock:
+            for known in [known for known in self._snapshots if known[0] == repository]:
+                del self._snapshots[known]
+
     def snapshot(self, repository: str, revision: str | None = None) -> Snapshot:
         """A repository at the commit that a branch, tag or commit means now, and then on. Raises HubError."""
         revision = revision or "main"
@@ -197,13 +221,12 @@ class Hub:
 
     def _ask(self, repository: str, revision: str, *, files: bool) -> Any:
         """What the Hub says of a repository; asked again for a few seconds where it is busy."""
-        from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError
 
-        api = HfApi(endpoint=self.endpoint, token=self._token)
+        api = self.api()
         deadline = time.monotonic() + RETRY_SECONDS
         pause = 0.5
-        with self._explained(repository, revision):
+        with self.explained(repository, revision):
             while True:
                 try:
                     info = api.model_info(repository, revision=revision, files_metadata=files, timeout=ANSWER_SECONDS)
@@ -247,7 +270,7 @@ class Hub:
     def _fetch(self, snapshot: Snapshot, name: str, add: Callable[[int], None]) -> None:
         from huggingface_hub import hf_hub_download
 
-        with self._explained(snapshot.repository, snapshot.commit):
+        with self.explained(snapshot.repository, snapshot.commit):
             place = hf_hub_download(
                 snapshot.repository,
                 name,
@@ -318,7 +341,7 @@ class Hub:
     # --- what went wrong --------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _explained(self, repository: str, revision: str) -> Iterator[None]:
+    def explained(self, repository: str, revision: str) -> Iterator[None]:
         """Turns whatever huggingface_hub raises into one HubError that names the repository and one mend."""
         from huggingface_hub import errors
 
@@ -364,20 +387,14 @@ class Hub:
         )
 
     def _near_repository(self, repository: str) -> str | None:
-        from huggingface_hub import HfApi
-
         with contextlib.suppress(Exception):  # only a hint; the error that asked for it stands
-            found = HfApi(endpoint=self.endpoint, token=self._token).list_models(
-                author=repository.partition("/")[0], limit=200
-            )
+            found = self.api().list_models(author=repository.partition("/")[0], limit=200)
             return nearest(repository, [model.id for model in found])
         return None
 
     def _near_revision(self, repository: str, revision: str) -> str | None:
-        from huggingface_hub import HfApi
-
         with contextlib.suppress(Exception):
-            refs = HfApi(endpoint=self.endpoint, token=self._token).list_repo_refs(repository)
+            refs = self.api().list_repo_refs(repository)
             return nearest(revision, [ref.name for ref in (*refs.branches, *refs.tags)])
         return None
 

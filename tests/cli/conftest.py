@@ -77,14 +77,16 @@ def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]
 
 
 @pytest.fixture
-def hub(server: HubServer, dg: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+def hub(server: HubServer, dg: Command) -> Command:
     """Runs `diffgraph ARGUMENTS...` as a new process would: with nothing resolved yet."""
 
     def run(*arguments: str | Path) -> Said:
         hub_module.default_hub.cache_clear()
-        with monkeypatch.context() as patch:
-            patch.delenv("HF_HUB_OFFLINE", raising=False)
+        os.environ.pop("HF_HUB_OFFLINE", None)
+        try:
             return dg(*arguments)
+        finally:
+            os.environ.pop("HF_HUB_OFFLINE", None)
 
     return run
 
