@@ -18,9 +18,11 @@ if TYPE_CHECKING:
         Fact,
         File,
         Kind,
+        Published,
         carrier,
         node,
         note,
+        pipeline,
         previewer,
         reader,
         static,
@@ -49,8 +51,8 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "authoring": (
-        "Bound", "Component", "Fact", "File", "Kind", "carrier", "node", "note", "previewer", "reader", "static", "target",
-        "writer",
+        "Bound", "Component", "Fact", "File", "Kind", "Published", "carrier", "node", "note", "pipeline", "previewer",
+        "reader", "static", "target", "writer",
     ),
     "builder": ("Graph",),
     "errors": (
@@ -80,6 +82,7 @@ __all__ = [
     "Kind",
     "Options",
     "PortError",
+    "Published",
     "Result",
     "RunError",
     "StoreError",
@@ -87,6 +90,7 @@ __all__ = [
     "carrier",
     "node",
     "note",
+    "pipeline",
     "previewer",
     "reader",
     "static",

@@ -34,7 +34,7 @@ This page is written by `python scripts/parity.py` from the run of the tests tha
 def measured(log: Path) -> list[dict[str, str | float]]:
     """Runs the comparisons, and gives what each reported. Exits where a test fails."""
     environment = {**os.environ, "PARITY_LOG": str(log)}
-    names = ("ddpm", "glide", "glide_inpaint", "imagen", "ldm", "stable_diffusion")
+    names = ("ddpm", "glide", "glide_inpaint", "imagen", "import", "ldm", "stable_diffusion")
     systems = [f"tests/graphs/test_{name}.py" for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "tests/peers", "tests/nodes", *systems]
     done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
