@@ -185,7 +185,7 @@ def _take_parts(
         cls = parts[part][1]
         chosen = _reader(reg, node.target_text, cls)
         if chosen is None:
-            read = any(cls in kind.published for kind in reg.nodes.values())
+            read = any(cls in each.published for each in reg.nodes.values())
             told = f"{part} is a {cls}, which {node.target_text} does not read"
             wrong.append(told if read else f"no node type reads {part} ({cls})")
             continue
@@ -208,7 +208,8 @@ def _reader(reg: Registry, shipped: str, cls: str) -> str | None:
     if len(made_for) == 1:
         return made_for[0]
     known = reg.nodes.get(shipped)
-    return shipped if known is not None and cls in known.published else None
+    reads = known is not None and (not known.published or cls in known.published)
+    return shipped if reads else None
 
 
 def _change(graph: GraphDocument, key: str, value: Any) -> None:
