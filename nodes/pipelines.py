@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from ..authoring import Published, pipeline
+from ..errors import WeightsError
 
 Changes = dict[str, Any]
 
@@ -64,7 +65,17 @@ def ldm(repository: Published) -> Changes:
 
 @pipeline("LDMSuperResolutionPipeline", graph="pkg://diffgraph/ldm_super_resolution.yaml")
 def ldm_super_resolution(repository: Published) -> Changes:
-    """The small picture is brought to the size that the network was trained with."""
+    """The small picture is brought to the size that the network was trained with.
+
+    Raises WeightsError where the autoencoder has a scale: the pipeline decodes latents as they are, and the network was
+    trained on such.
+    """
+    scale = repository.configs["vqvae"].get("scaling_factor", 1.0)
+    if scale != 1.0:
+        raise WeightsError(
+            f"vqvae/config.json: scaling_factor is {scale}, which this pipeline does not use; its latents have the scale 1",
+            hint="leave the key out of a copy of the repository, or say 1.0",
+        )
     size = repository.configs["unet"].get("sample_size")
     return {"size": size} if isinstance(size, int) else {}
 

@@ -403,6 +403,14 @@ def test_configs_of_2022_are_mended_as_the_library_mends_them(
         compare(folder, images, theirs(folder, given), f"{scheduler}, a config of 2022")
 
 
+def test_a_scale_that_the_library_does_not_use_is_refused(repository: Callable[[str], Path], tmp_path: Path) -> None:
+    """Its super-resolution decodes latents as they are, whatever the config of the autoencoder says."""
+    folder = tmp_path / "parts"
+    shutil.copytree(repository("ldm_super_resolution"), folder)
+    rewrite(folder / "vqvae/config.json", scaling_factor=0.18215)
+    assert "scaling_factor is 0.18215, which this pipeline does not use" in refusal(folder)
+
+
 def test_a_network_of_2022_that_says_half_of_its_size(repository: Callable[[str], Path], tmp_path: Path) -> None:
     folder = tmp_path / "parts"
     shutil.copytree(repository("stable_diffusion_1"), folder)
