@@ -214,10 +214,10 @@ def hub_source(text: str) -> Source:
     if place.path.endswith(SUFFIXES):
         return remote_source(pinned)
     names = [name for name in folder.names() if name.endswith(SUFFIXES)]
+    if len(names) > 1 or (names and folder.has(INDEX_FILE)):  # where other YAML lies, such as the originals' settings
+        names = _main_graphs(pinned, names[:MAX_CANDIDATES])
     if not names and folder.has(INDEX_FILE):
         return repository_source(pinned)
-    if len(names) > 1:
-        names = _main_graphs(pinned, names[:MAX_CANDIDATES])
     if len(names) == 1:
         return remote_source(pinned / names[0])
     if names:

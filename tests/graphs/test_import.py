@@ -429,7 +429,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
         yield running
 
 
-def upload(server: HubServer, name: str, folder: Path) -> str:
+def upload(server: HubServer, name: str, folder: Path, more: dict[str, bytes] | None = None) -> str:
+    """Commits a folder, with what a graph needs none of, as published repositories have it."""
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     unet = "unet/" if (folder / "unet").is_dir() else ""
     files |= {
@@ -437,7 +438,7 @@ def upload(server: HubServer, name: str, folder: Path) -> str:
         f"{unet}diffusion_flax_model.msgpack": b"no",
         "README.md": b"x",
     }
-    return server.commit(name, files)
+    return server.commit(name, files | (more or {}))
 
 
 def fetched(server: HubServer) -> set[str]:
@@ -484,7 +485,7 @@ def test_a_repository_of_the_hub_is_run_by_its_address(
     server: HubServer, repository: Callable[[str], Path], cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In Python and as a command; the picture carries the commit, and is made again from it."""
-    commit = upload(server, "CompVis/ldm-tiny", repository("ldm"))
+    commit = upload(server, "CompVis/ldm-tiny", repository("ldm"), {"v1-inference.yaml": b"model: {target: ldm.X}\n"})
     monkeypatch.chdir(tmp_path)
     given = {"prompt": "a green dog", "steps": 2}
     image = Graph.load("hf://CompVis/ldm-tiny")(options=CPU, **given).image
@@ -501,6 +502,14 @@ def test_a_repository_of_the_hub_is_run_by_its_address(
     assert Path("again.png").read_bytes() == Path("ldm-tiny-0.png").read_bytes()
     done = cli("import", f"hf://CompVis/ldm-tiny@{commit}")
     assert f"default: hf://CompVis/ldm-tiny@{commit}" in done.stdout
+
+
+def test_a_graph_of_ours_beside_the_index_is_what_is_run(server: HubServer, repository: Callable[[str], Path]) -> None:
+    text = (GRAPHS / "ddpm.yaml").read_bytes().replace(b"samplers/", b"pkg://diffgraph/samplers/")
+    upload(server, "org/both", repository("ddpm"), {"ours.yaml": text})
+    assert Graph.load("hf://org/both").name == "ddpm"
+    upload(server, "org/parts", repository("ddpm"))
+    assert Graph.load("hf://org/parts").name == "parts"
 
 
 def test_offline_it_is_what_is_on_this_machine(
