@@ -529,6 +529,23 @@ def test_offline_it_is_what_is_on_this_machine(
         Graph.load("hf://org/other")
 
 
+def test_what_was_pulled_runs_offline(
+    server: HubServer, repository: Callable[[str], Path], cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the repository's address, without a request."""
+    from diffgraph.weights import hub
+
+    upload(server, "org/parts", repository("dit"))
+    monkeypatch.chdir(tmp_path)
+    done = cli("pull", "hf://org/parts")
+    assert done.exit_code == 0, done.stderr
+    server.requests.clear()
+    hub.default_hub.cache_clear()
+    done = cli("run", "hf://org/parts", "--label", "tench", "--steps", "2", "--device", "cpu", "--offline")
+    assert done.exit_code == 0, done.stderr
+    assert server.count() == 0
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
