@@ -62,8 +62,8 @@ class Fault:
     """What goes wrong with the next `times` requests whose method and path match.
 
     status: the answer is this status. cut: the connection is closed after `after` bytes of the body. short: the body
-    ends there, as if it were whole. flip: one byte of the body is another. stall: nothing comes for `seconds`. etag: a
-    wrong one.
+    ends there, as if it were whole. flip: one byte of the body is another. stall: nothing comes for `seconds`. hang:
+    nothing comes for `seconds` after `after` bytes. slow: each of ten parts of the body takes `seconds`. etag: a wrong one.
     """
 
     kind: str
@@ -193,7 +193,11 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None, *, faulty: bool = False) -> None:
         """Sends an answer; to HEAD without its body. faulty: whether faults of bodies may strike it."""
         line = f"{self.command} {self.seen.path}"
-        fault = self.server.take_fault(line, "cut", "short", "flip") if faulty and self.command == "GET" else None
+        fault = (
+            self.server.take_fault(line, "cut", "short", "flip", "hang", "slow")
+            if faulty and self.command == "GET"
+            else None
+        )
         length = len(body)
         if fault is not None and fault.kind == "flip":
             body = bytes([body[0] ^ 1]) + body[1:]
@@ -206,10 +210,24 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
-            self.seen.sent += len(body)
+            self.write(body, fault)
         if len(body) < length:
             self.close_connection = True
+
+    def write(self, body: bytes, fault: Fault | None) -> None:
+        """Sends a body, in parts with waits between them where a fault says so."""
+        parts, seconds = [body], 0.0
+        if fault is not None and fault.kind == "hang":
+            parts, seconds = [body[: fault.after], body[fault.after :]], fault.seconds
+        if fault is not None and fault.kind == "slow":
+            size = len(body) // 10 + 1
+            parts, seconds = [body[at : at + size] for at in range(0, len(body), size)], fault.seconds
+        for number, part in enumerate(parts):
+            time.sleep(seconds if number else 0)
+            with contextlib.suppress(ConnectionError):  # whoever asked has gone
+                self.wfile.write(part)
+                self.wfile.flush()
+            self.seen.sent += len(part)
 
     def json(self, value: Any) -> None:
         self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})

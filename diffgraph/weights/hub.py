@@ -26,7 +26,7 @@ from urllib.parse import quote
 from ..errors import HubError, OfflineError, nearest
 from .addresses import Address
 from .digests import file_digest
-from .transfers import each, meter, say_bytes
+from .transfers import Silence, each, meter, say_bytes
 
 Progress = Callable[[str, int, int], None]
 
@@ -34,6 +34,7 @@ COMMIT = re.compile("[0-9a-f]{40}")
 _YES = ("1", "ON", "YES", "TRUE")
 ANSWER_SECONDS = 8.0  # for one answer that is not a file
 RETRY_SECONDS = 8.0  # in all, while the Hub says that it is busy
+QUIET_SECONDS = 8.5  # until it is an error that no file begins to come; or that one stalls and the Hub does not answer
 HEARD_SECONDS = 30.0  # an answer this recent shows that the Hub is there
 
 
@@ -263,9 +264,31 @@ class Hub:
             self._ask(absent[0].snapshot.repository, absent[0].snapshot.commit, files=False)
         repositories = dict.fromkeys(one.snapshot.repository for one in absent)
         label = next(iter(repositories)) if len(repositories) == 1 else f"{len(repositories)} repositories"
-        with self._reported(label, total, progress or self._progress) as add:
-            each(lambda name: self._fetch(by_name[name].snapshot, by_name[name].name, add), list(by_name))
+        silence = Silence([self._repository_folder(name) / "blobs" for name in repositories])
+        with self._reported(label, total, progress or self._progress) as report:
+
+            def add(count: int) -> None:
+                silence.end()
+                report(count)
+
+            each(
+                lambda name: self._fetch(by_name[name].snapshot, by_name[name].name, add), list(by_name),
+                lambda: self._listen(silence, absent[0].snapshot),
+            )  # fmt: skip
         self._heard = time.monotonic()
+
+    def _listen(self, silence: Silence, snapshot: Snapshot) -> None:
+        """Raises HubError where nothing comes and nobody is there: huggingface_hub alone would try for minutes."""
+        seconds = silence.seconds()
+        if seconds < QUIET_SECONDS:
+            return
+        if not silence.begun:
+            raise HubError(
+                f"hf://{snapshot.repository}: {self.endpoint} has sent nothing for {seconds:.0f} s",
+                hint="try again later; what has arrived is kept",
+            )
+        if time.monotonic() - self._heard > QUIET_SECONDS:
+            self._ask(snapshot.repository, snapshot.commit, files=False)
 
     def _fetch(self, snapshot: Snapshot, name: str, add: Callable[[int], None]) -> None:
         from huggingface_hub import hf_hub_download

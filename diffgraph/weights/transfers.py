@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
+from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 CONNECTIONS = 8
@@ -38,8 +41,11 @@ def meter(add: Callable[[int], None]) -> Any:
     return Meter
 
 
-def each(work: Callable[[str], None], names: Sequence[str]) -> None:
-    """Does the work for every name, several at once, until one fails; that error is raised. Ctrl-C waits for none."""
+def each(work: Callable[[str], None], names: Sequence[str], watch: Callable[[], None] = lambda: None) -> None:
+    """Does the work for every name, several at once, until one fails; that error is raised. Ctrl-C waits for none.
+
+    watch: called while waiting; what it raises ends the waiting.
+    """
     waiting = list(reversed(names))
     results: SimpleQueue[BaseException | None] = SimpleQueue()
     stop = threading.Event()
@@ -62,8 +68,39 @@ def each(work: Callable[[str], None], names: Sequence[str]) -> None:
         threading.Thread(target=run, daemon=True).start()
     try:
         for _ in names:
-            failure = results.get()
+            failure = _next(results, watch)
             if failure is not None:
                 raise failure
     finally:
         stop.set()
+
+
+def _next(results: SimpleQueue[BaseException | None], watch: Callable[[], None]) -> BaseException | None:
+    while True:
+        try:
+            return results.get(timeout=0.25)
+        except Empty:
+            watch()
+
+
+class Silence:
+    """How long nothing has come. begun: a file is on its way, here or in another process; its bytes come in large pieces."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        """folders: where files lie that are on their way."""
+        self._folders, self._start = folders, time.time()
+        self.begun, self._since = False, time.monotonic()
+
+    def end(self) -> None:
+        """Something came."""
+        self.begun, self._since = True, time.monotonic()
+
+    def seconds(self) -> float:
+        """Since something came."""
+        for path in (path for folder in self._folders for path in folder.glob("*.incomplete")):
+            with contextlib.suppress(OSError):
+                changed = path.stat().st_mtime
+                if changed > self._start - 1:
+                    self.begun = True
+                    self._since = max(self._since, time.monotonic() - max(0.0, time.time() - changed))
+        return time.monotonic() - self._since

@@ -8,6 +8,9 @@ import json
 import logging
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import namedtuple
@@ -278,6 +281,101 @@ def test_busy_for_long(server: HubServer, make_hub: Callable[..., Hub], monkeypa
     server.faults.clear()
     server.fault("status", match="api/models", status=429, headers={"Retry-After": "3600"})
     assert "answered with status 429" in refusal(lambda: load(make_hub()))
+
+
+def test_slow(server: HubServer, make_hub: Callable[..., Hub]) -> None:
+    server.fault("slow", match="GET /large", seconds=0.1)
+    assert torch.equal(load(make_hub()).linear.weight, STATE["linear.weight"])
+
+
+def test_stalled_download_is_resumed(
+    server: HubServer, make_hub: Callable[..., Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    server.fault("hang", match="GET /large", after=100, seconds=3)
+    assert torch.equal(load(make_hub()).linear.weight, STATE["linear.weight"])
+    assert server.count("GET /large") == 2
+
+
+def test_files_that_never_come_are_told_soon(
+    server: HubServer, make_hub: Callable[..., Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No storm of retries: huggingface_hub alone takes 23 seconds to give up, or more."""
+    assert hub.QUIET_SECONDS + 1 < 10
+    monkeypatch.setattr(hub, "QUIET_SECONDS", 1.0)
+    open_folder("hf://org/tiny", hub=make_hub()).config("config.json")
+    for kind in ({"kind": "status", "status": 503}, {"kind": "stall", "seconds": 4}):
+        server.fault(match="HEAD .*safetensors", times=99, **kind)
+        started = time.monotonic()
+        message = refusal(lambda: load(make_hub()))
+        assert time.monotonic() - started < 3
+        assert f"hf://org/tiny: {server.endpoint} has sent nothing for 1 s" in message
+        server.faults.clear()
+    assert load(make_hub())
+
+
+def test_an_endpoint_that_dies_during_a_download(
+    server: HubServer, make_hub: Callable[..., Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "QUIET_SECONDS", 0.5)
+    open_folder("hf://org/tiny", hub=make_hub()).config("config.json")
+    server.fault("hang", match="GET /large", after=100, seconds=60)
+    threading.Timer(0.5, server.stop).start()
+    started = time.monotonic()
+    assert f"cannot reach {server.endpoint}" in refusal(lambda: load(make_hub()))
+    assert time.monotonic() - started < 8
+
+
+@pytest.mark.parametrize("status", [404, 500, 503])
+def test_large_files_that_are_refused(server: HubServer, make_hub: Callable[..., Hub], status: int) -> None:
+    server.fault("status", match="GET /large", status=status, times=99)
+    assert f"hf://org/tiny: {server.endpoint} answered with status {status}" in refusal(lambda: load(make_hub()))
+    server.faults.clear()
+    server.requests.clear()
+    assert load(make_hub())
+    assert server.count("config.json") == 0  # what had arrived was kept
+
+
+def test_two_processes_fetch_the_same_at_once(server: HubServer, tmp_path: Path) -> None:
+    server.fault("slow", match="GET /large", seconds=0.15)
+    script = f"""
+import sys
+from pathlib import Path
+from diffgraph.weights.hub import Hub
+from diffgraph.weights.loading import open_folder
+hub = Hub(endpoint="{server.endpoint}", cache_dir=Path(r"{tmp_path / "hf"}"), progress=lambda *told: None)
+folder = open_folder("hf://org/tiny", hub=hub)
+print(folder.digest(["diffusion_pytorch_model.safetensors"]), *folder.paths(["diffusion_pytorch_model.safetensors"]))
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, "-c", script]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
+    told = [process.communicate(timeout=60)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert told[0] == told[1]
+    assert [path.read_bytes() for path in (tmp_path / "hf").rglob("*.safetensors")] == [WEIGHTS]
+
+
+def test_interrupted_in_a_download(server: HubServer, tmp_path: Path) -> None:
+    """Ctrl-C: no half file is ever used; the next run fetches it."""
+    server.fault("hang", match="GET /large", after=100, seconds=30)
+    script = f"""
+from pathlib import Path
+from diffgraph.weights.hub import Hub
+from diffgraph.weights.loading import open_folder
+hub = Hub(endpoint="{server.endpoint}", cache_dir=Path(r"{tmp_path / "hf"}"), progress=lambda *told: None)
+open_folder("hf://org/tiny", hub=hub).paths(["diffusion_pytorch_model.safetensors"])
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, env=environment)
+    while server.count("GET /large") == 0:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in process.communicate(timeout=10)[1]
+    assert not list((tmp_path / "hf").rglob("snapshots/*/*.safetensors"))
+    hub_ = Hub(endpoint=server.endpoint, cache_dir=tmp_path / "hf", token="hf_nobody")
+    assert torch.equal(load(hub_).linear.weight, STATE["linear.weight"])
 
 
 def test_cut_download_is_resumed(server: HubServer, make_hub: Callable[..., Hub]) -> None:
