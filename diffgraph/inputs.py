@@ -16,8 +16,8 @@ from .checking.check import input_problem
 from .components import GivenAddress
 from .errors import CheckFailed, DiffgraphError, DocumentError, InputError, Place, nearest
 from .language.document import Items, Scalar, Tree, parse, plain
-from .language.graph import GraphDocument, Input, Lit, Node
-from .language.reading import Reader
+from .language.graph import GraphDocument, Input, Lit, Node, Train
+from .language.reading import TRAIN_KEYS, Reader
 from .language.sources import Source, fetched
 from .ports import Port, Type
 from .registry import Registry, import_name
@@ -85,7 +85,7 @@ def apply_sets(
     graph: GraphDocument, sets: Mapping[str, Any], *, user: bool = False, place: Place | None = None
 ) -> GraphDocument:
     """The graph with keys of nodes replaced: `{"ddim.node": "PNDMScheduler", "denoise.guided.scale": 2.0}`. The data of a
-    training graph goes by the name of its batch.
+    training graph goes by the name of its batch, its settings by `train`: `{"train.optimizer.accumulate": 4}`.
 
     user: the user named them, not a document, so an address among them is relative to the working directory. place:
     where a document says so, for messages. Raises InputError for a node or a key that cannot be.
@@ -96,6 +96,9 @@ def apply_sets(
     for path, value in sets.items():
         reader = Reader("--set")
         *names, key = path.split(".")
+        if graph.train is not None and names[:1] == ["train"] and "train" not in graph.nodes:
+            _set_training(graph.train, [*names[1:], key], value, path)
+            continue
         node = _find_node(graph, names, path)
         arg = reader.arg(_tree(value, path, place or Place(f"--set {path}")))
         if reader.problems:
@@ -109,6 +112,21 @@ def apply_sets(
         else:
             raise InputError(f"--set {path}: {names[-1]} is a {node.form}; set a key of a node inside it")
     return graph
+
+
+def _set_training(train: Train, names: list[str], value: Any, path: str) -> None:
+    """Replaces a setting of a training, or a key of one. Raises InputError for what is none; the recipe reads the rest."""
+    allowed = [key for key in TRAIN_KEYS if key not in ("data", "update", "save", "loss")]
+    if names[0] not in allowed:
+        near = nearest(names[0], allowed)
+        hint = f"did you mean {near!r}?" if near else "they are: " + ", ".join(allowed)
+        raise InputError(f"--set {path}: a training has no setting {names[0]!r}", hint=hint)
+    inside = train.settings
+    for name, first in zip(names[:-1], ("name" if names[0] == "optimizer" else "top", None), strict=False):
+        given = inside.get(name, {})
+        inside[name] = given if isinstance(given, dict) else {first: given}
+        inside = inside[name]
+    inside[names[-1]] = value
 
 
 def typed_value(text: str, what: str) -> Any:

@@ -493,6 +493,26 @@ def test_the_moving_average_is_what_is_written(data: Path, tmp_path: Path) -> No
     assert same(weights(tmp_path / "plain/out"), {k[5:]: p.detach() for k, p in trainer.parameters.items()})
 
 
+def test_settings_by_the_command_line(data: Path, tmp_path: Path) -> None:
+    """`--set train.KEY`, also of one that the document writes in short."""
+    sets = {"train.optimizer.accumulate": 2, "train.learning_rate.warmup": 3, "train.ema": 0.5, "train.validate": 1}
+    document(tmp_path, "learning_rate: $rate\noptimizer: SGD\n")
+    graph = Graph.load(tmp_path / "tiny.yaml")
+    trainer = Trainer(graph, {"data": data}, out=tmp_path / "out", options=CPU, sets=sets | HELD_OUT)
+    recipe = trainer.recipe
+    assert (recipe.optimizer, recipe.accumulate, recipe.warmup, recipe.ema, recipe.validate) == ("SGD", 2, 3, 0.5, 1)
+    assert recipe.learning_rate == 0.01
+    for key, value, message in (
+        ("train.optimiser", "SGD", "a training has no setting 'optimiser'"),
+        ("train.loss", "$x", "a training has no setting 'loss'"),
+        ("train.ema", 2, "train.ema: expected a number from 0 to below 1, got 2"),
+        ("train.optimizer.speed", 2, "train.optimizer: unknown key 'speed'"),
+        ("train.ema.steps", 2, "train.ema: expected a number"),
+    ):
+        with pytest.raises(DiffgraphError, match=message):
+            Trainer(graph, {"data": data}, out=tmp_path / "out", options=CPU, sets={key: value})
+
+
 def test_bf16_computes_in_halves_and_keeps_whole_weights(whole: Path, data: Path, tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, data, USUAL, options=Options("cpu", "bf16"))
     trainer.run()
