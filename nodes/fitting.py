@@ -13,21 +13,19 @@ T = TypeVar("T")
 
 @node("Fit", version=1)
 def fit(
-    image: Annotated[T, "B C H W"],
+    image: Annotated[T, "B C H W", Fact(fitted="no")],
     height: Annotated[int, Bound(ge=1)],
     width: Annotated[int, Bound(ge=1)],
     factor: Annotated[int, Bound(ge=1)] = 1,
     mode: Literal["smooth", "nearest"] = "smooth",
-    like: Annotated[Any, "N K Y X"] | None = None,
-) -> Annotated[T, "B C factor*height factor*width"]:
+) -> Annotated[T, "B C factor*height factor*width", Fact(fitted="yes")]:
     """The middle of a picture or mask, as large as a model takes it. [B, C, H, W] -> [B, C, factor*height, factor*width]
 
     height, width: of the model's samples, such as `$unet.sample_size`. factor: how many pixels a side of a latent stands
     for, such as `$autoencoder.factor`; 1 for pixels. What stands out over the wanted ratio of height and width is cut off,
     as much on both sides; the rest is resized. mode: "smooth" averages where it shrinks, interpolates bicubically where
-    it grows, and stays within the range of the picture; "nearest" takes the pixel at the centre. like: for a mask, the
-    picture that it lies on, which must have the same ratio of height and width, to a pixel. A picture of that size stays as
-    it is. Raises PortError where it is not [B, C, H, W], or does not lie on the other.
+    it grows, and stays within the range of the picture; "nearest" takes the pixel at the centre. A picture of that size
+    stays as it is. Raises PortError where it is not [B, C, H, W].
     """
     from torch.nn.functional import interpolate
 
@@ -36,10 +34,6 @@ def fit(
         raise PortError("image", f"shape {list(picture.shape)}; expected [B, C, H, W]")
     wanted = (factor * height, factor * width)
     rows, columns = picture.shape[2:]
-    if like is not None and abs(rows * like.shape[3] - columns * like.shape[2]) > max(like.shape[2:]):  # over a pixel
-        tall, wide = like.shape[2:]
-        what = f"is {columns} x {rows}, the picture that it lies on {wide} x {tall}"
-        raise PortError("image", what, hint="make them equally large")
     if (rows, columns) == wanted:
         return image
     kept_rows = max(1, min(rows, round(columns * height / width)))
@@ -52,6 +46,27 @@ def fit(
         smooth = interpolate(part.float(), wanted, mode="bicubic", antialias=True).to(part.dtype)
         picture = smooth.clamp(part.min(), part.max())
     return picture  # type: ignore[no-any-return]
+
+
+@node("FitMask", version=1)
+def fit_mask(
+    mask: Annotated[Mask, "M 1 K L", Fact(fitted="no")],
+    image: Annotated[Image, "B C H W", Fact(fitted="no")],
+    height: Annotated[int, Bound(ge=1)],
+    width: Annotated[int, Bound(ge=1)],
+) -> Annotated[Mask, "M 1 height width", Fact(fitted="yes")]:
+    """The mask of a picture, as large as a model takes both: 1 where more of it is white than black, 0 elsewhere.
+
+    image: the picture that the mask lies on, before it was fitted; the mask has its size, or its ratio of height and
+    width, to a pixel. height, width: as Fit has them, which does the same to the picture. Notes where nothing is white.
+    Raises PortError where the mask is not [B, 1, H, W], or does not lie on the picture.
+    """
+    rows, columns = mask.shape[2:]
+    tall, wide = image.shape[2:]
+    if abs(rows * wide - columns * tall) > max(tall, wide):
+        what = f"is {columns} x {rows}, the picture that it lies on {wide} x {tall}"
+        raise PortError("mask", what, hint="make them equally large")
+    return binary(fit(mask, height, width))
 
 
 @node("Erase", version=1)

@@ -182,7 +182,8 @@ CHANGES: dict[str, dict[str, Any]] = {
 WIRES: dict[str, str | float] = {  # another value of the same kind that is at hand
     "told.text.tokens": "$no_tokens", "told.no_text.tokens": "$tokens", "low_res.image": "$small_image",
     "hinted.hint.tokens": "$each_no", "hinted.hint.low_res": "$small_image", "large.noise_scale": 0.9,
-    "large.guidance_scale": 3.0, "small_mask.mask": "$mask", "large_mask.mask": "$small_cover",
+    "large.guidance_scale": 3.0, "small_mask.mask": "$large_mask", "large_mask.mask": "$small_mask",
+    "small_mask.image": "$large_image", "large_image.image": "$small_image",
     "small.condition": "$told.no_text", "small.uncondition": "$told.text", "small.mask": "$large_mask",
     "small.scheduler": "$large_steps", "small.model": "$upsampler", "small.image": "$large_image",
     "large.scheduler": "$small_steps", "large.condition": "$hinted.no_hint",
@@ -240,6 +241,17 @@ def test_an_image_of_a_batch_is_that_of_its_own_seed(glide_inpaint_parts: Path, 
     for i in range(3):
         alone = run(tmp_path, glide_inpaint_parts, scene, seed=11 + i)["image"]
         torch.testing.assert_close(batch[i : i + 1], alone, rtol=0, atol=1e-3)  # epsilon at t = 999 of the cosine
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("fp16", 0.02), ("bf16", 0.15)])
+def test_half_precision(
+    glide_inpaint_parts: Path, scene: Path, tmp_path: Path, first: Tensor, dtype: str, tolerance: float
+) -> None:
+    """The weights are rounded to 11 and 8 bits; a few steps of each network keep the mean error in that order."""
+    files = {"image": scene / "image.png", "mask": scene / "mask.png", "weights": glide_inpaint_parts}
+    half = Lab(tmp_path).run(INPAINT, Options(device="cpu", dtype=dtype), **FEW | files)["image"]
+    assert bool(half.isfinite().all())
+    assert 0 < (half.float() - first).abs().mean() < tolerance
 
 
 def test_only_what_is_asked_for_runs(glide_inpaint_parts: Path, scene: Path, tmp_path: Path) -> None:
