@@ -31,6 +31,7 @@ from typing import Any
 import pytest
 
 from .hub import users_hub
+from .hub_server import TOKEN
 from .parts import save_clip, save_ddpm
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +40,20 @@ FENCE = re.compile(r"^( *)```([a-z]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"# (\S+\.(?:yaml|py|toml))\n")
 OWN_CHECKS = ("pytest", "ruff", "mypy", ".ci/run")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+CIRCLE = """diffgraph: 1
+name: circle
+inputs:
+  seed: {type: int, default: 0}
+  steps: {type: Steps, default: 2}
+nodes:
+  unet: {node: UNet2D, weights: hf://org/small}
+  scheduler: {node: DDPMScheduler, weights: hf://org/small}
+  rng: {node: Rng, seed: $seed, batch: 1}
+  sampled: {graph: pkg://diffgraph/samplers/plain.yaml, model: $unet, scheduler: $scheduler, steps: $steps, rng: $rng}
+outputs: {image: $sampled.sample}
+"""
 
 
 def small_church(folder: Path) -> None:
@@ -54,6 +69,17 @@ def small_stable_diffusion(folder: Path) -> None:
     index(folder, "StableDiffusionPipeline", parts, text_encoder="CLIPTextModel", tokenizer="CLIPTokenizer")
 
 
+def small_weights(folder: Path) -> None:
+    """A U-Net and its scheduler."""
+    save_ddpm(folder)
+
+
+def small_circle(folder: Path) -> None:
+    """A graph that runs the weights of org/small."""
+    (folder / "graphs").mkdir()
+    (folder / "graphs" / "circle.yaml").write_text(CIRCLE)
+
+
 def index(folder: Path, pipeline: str, parts: dict[str, str], **texts: str) -> None:
     """Writes which parts a repository has: those of diffusers, and those of transformers."""
     named = {name: ["diffusers", cls] for name, cls in parts.items()}
@@ -64,6 +90,9 @@ def index(folder: Path, pipeline: str, parts: dict[str, str], **texts: str) -> N
 PUBLISHED: dict[str, Callable[[Path], None]] = {
     "google/ddpm-church-256": small_church,
     "stable-diffusion-v1-5/stable-diffusion-v1-5": small_stable_diffusion,
+    "org/small": small_weights,
+    "org/large": small_weights,
+    "org/circle": small_circle,
 }
 
 
@@ -125,6 +154,7 @@ def hub(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
             server.commit(name, {path.relative_to(folder).as_posix(): path.read_bytes() for path in files})
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf"))
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield
 
 
