@@ -15,7 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from .conftest import Cli
+from diffgraph.builder import Graph
+from diffgraph.errors import InputError
+
+from ..engine.lab import Lab
+from .conftest import GRAPHS, Cli
 
 TEXT = """
 diffgraph: 1
@@ -183,8 +187,6 @@ def test_a_result_with_nan_names_the_node(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_in_python_too(graph: Path, tmp_path: Path) -> None:
-    from diffgraph import Graph, InputError
-
     (tmp_path / "bad.png").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"image: bad.png: this is no picture"):
         Graph.load(graph)(image=tmp_path / "bad.png")
@@ -208,3 +210,51 @@ def test_sizes_are_known_before_anything_runs(cli: Cli, tmp_path: Path) -> None:
     assert done.exit_code == 2
     done.says(r"erased.yaml:5:\d+  rest.mask: expected shape \[M, 1, 6, 8\], got \[1, 1, 8, 6\]")
     assert cli("run", graph, *given, "--mask", f"{tmp_path}/right.png").exit_code == 0
+
+
+TAKING = {  # systems that take a picture, with the fixture of their tiny parts, and the size of what they make
+    "stable_diffusion_img2img": ("clip_parts", 16), "glide_img2img": ("glide_parts", 16),
+    "ldm_super_resolution": ("super_resolution_parts", 16),
+}  # fmt: skip
+
+
+def of_all_sorts(folder: Path) -> dict[str, Path]:
+    """Pictures that are right, however odd."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    sixteen = Image.frombytes("I;16", (9, 9), bytes(range(162)))
+    moved = {"turned.jpg": {"exif": exif}}
+    pictures = {
+        "odd.png": Image.new("RGB", (37, 21), "teal"), "one.png": Image.new("RGB", (1, 1), "red"),
+        "thin.png": Image.new("RGB", (1, 300)), "flat.png": Image.new("RGB", (500, 2)),
+        "cmyk.jpg": Image.new("CMYK", (20, 20), (0, 200, 100, 0)), "sixteen.png": sixteen,
+        "turned.jpg": Image.new("RGB", (30, 20), "navy"), "clear.png": Image.new("RGBA", (12, 12), (0, 0, 0, 0)),
+        "grey.png": Image.new("LA", (12, 12), (5, 128)), "palette.gif": Image.new("P", (12, 12), 3),
+    }  # fmt: skip
+    for name, picture in pictures.items():
+        picture.save(folder / name, **moved.get(name, {}))
+    return {name: folder / name for name in pictures}
+
+
+@pytest.mark.parametrize("name", TAKING)
+def test_every_system_takes_pictures_of_all_sorts(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """They are brought to the size of the model; one that is animated is refused."""
+    parts, size = TAKING[name]
+    given: dict[str, Any] = {"weights": request.getfixturevalue(parts), "steps": "2" if "glide" in name else 2}
+    inputs = load_document(name).inputs
+    given |= {"prompt": "a cat"} if "prompt" in inputs else {}
+    given |= {"size": 8} if "size" in inputs else {}
+    given |= {"upsampler_steps": "2"} if "upsampler_steps" in inputs else {}
+    lab = Lab(tmp_path)
+    for what, path in of_all_sorts(tmp_path).items():
+        image: Any = lab.run(GRAPHS / f"{name}.yaml", **given, image=path)["image"]
+        assert image.shape == (1, 3, size, size), what
+        assert image.isfinite().all(), what
+    (tmp_path / "moving.png").write_bytes(animated())
+    with pytest.raises(InputError, match="image: moving.png: the picture is animated"):
+        lab.run(GRAPHS / f"{name}.yaml", **given, image=tmp_path / "moving.png")
+
+
+def load_document(name: str) -> Any:
+    """The document of a shipped graph."""
+    return Graph.load(GRAPHS / f"{name}.yaml").document
