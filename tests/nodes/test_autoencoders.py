@@ -546,3 +546,18 @@ def test_the_factor_comes_from_the_weights(tmp_path: Path) -> None:
     graph.check()
     with pytest.raises(CheckFailed, match=re.escape("expected shape [B, 3, 2*H, 2*W], got [1, 3, 16, 31]")):
         graph(weights=str(tmp_path / "vae"))
+
+
+def test_large_pictures_keep_their_precision() -> None:
+    """Norms over many pixels: fp32 stays as close to fp64 as the library does."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoencoderKL(replace(KL, block_out_channels=(16, 32), norm_num_groups=2, layers_per_block=1))
+        for parameter in model.parameters():
+            bound = (0.75 * parameter.shape[0] / parameter.numel()) ** 0.5
+            parameter.data.uniform_(-bound, bound) if parameter.ndim > 1 else parameter.data.uniform_(0.9, 1.1)
+        latents = 3 * torch.randn(1, 4, 160, 160)
+    with torch.no_grad():
+        single = model.decode(latents)
+        double = model.double().decode(latents.double())
+    assert (single - double).abs().max() / double.abs().max() < 2.5e-6
