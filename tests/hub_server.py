@@ -265,6 +265,12 @@ def who_am_i(handler: Handler) -> None:
     handler.json({"type": "user", "name": "loopback", "orgs": [], "auth": {"type": "access_token"}})
 
 
+@route("GET /api/agent-harnesses")
+def harnesses(handler: Handler) -> None:
+    """What huggingface_hub asks for once a day, for itself."""
+    handler.json({"standardEnvVars": [], "harnesses": {}})
+
+
 @route("GET /api/models")
 def list_models(handler: Handler) -> None:
     author = handler.query.get("author", "")
