@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 @node("Fit", version=1)
 def fit(
-    image: Annotated[T, "B C H W", Fact(fitted="no")],
+    image: Annotated[T, "B C H W"],
     height: Annotated[int, Bound(ge=1)],
     width: Annotated[int, Bound(ge=1)],
     factor: Annotated[int, Bound(ge=1)] = 1,
@@ -66,7 +66,10 @@ def fit_mask(
     if abs(rows * wide - columns * tall) > max(tall, wide):
         what = f"is {columns} x {rows}, the picture that it lies on {wide} x {tall}"
         raise PortError("mask", what, hint="make them equally large")
-    return binary(fit(mask, height, width))
+    fitted = binary(fit(mask, height, width))
+    if not fitted.any():
+        note("the mask has no white, so nothing is repainted")
+    return fitted
 
 
 @node("Erase", version=1)
@@ -86,7 +89,5 @@ def erase(
 
 @node("Binary", version=1)
 def binary(mask: Annotated[Mask, "B 1 H W"]) -> Annotated[Mask, "B 1 H W"]:
-    """A mask that is 1 where it was 0.5 or more, and 0 elsewhere. Notes where it is 0 everywhere."""
-    if not (mask >= 0.5).any():
-        note("the mask has no white, so nothing is repainted")
+    """A mask that is 1 where it was 0.5 or more, and 0 elsewhere."""
     return (mask >= 0.5).to(mask.dtype)

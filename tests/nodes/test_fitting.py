@@ -114,10 +114,12 @@ def test_what_is_painted_says_nothing_of_what_lies_below() -> None:
 
 def test_a_mask_without_white_is_noted(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
-    graph = document("{value: {node: Binary, mask: $mask}}", inputs="mask: {type: Mask}")
-    lab.run(graph, mask=torch.zeros(1, 1, 2, 2))
+    fitted = "value: {node: FitMask, mask: $mask, image: $image, height: 2, width: 2}"
+    graph = document(fitted, inputs="mask: {type: Mask}\nimage: {type: Image}")
+    image = torch.zeros(1, 3, 2, 2)
+    lab.run(graph, image=image, mask=torch.zeros(1, 1, 2, 2))
     assert lab.said == ["the mask has no white, so nothing is repainted"]
-    lab.run(graph, mask=torch.ones(1, 1, 2, 2))
+    lab.run(graph, image=image, mask=torch.ones(1, 1, 2, 2))
     assert lab.said == []
 
 
