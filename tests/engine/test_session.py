@@ -374,7 +374,7 @@ def test_a_result_is_written_by_the_writer_of_its_kind(lab: Lab) -> None:
     writer = writer_of(prepared, "value")
     assert writer is not None and writer.suffix == ".txt"
     assert make_files(writer, outputs["value"], {"graph": "g"}) == [b"hello\n# graph"]
-    assert kind_writer(prepared, prepared.kinds["value"]) == writer
+    assert kind_writer(prepared.registry, prepared.kinds["value"]) == writer
     assert make_result(prepared, outputs).value == outputs["value"]
     assert writer_of(lab.prepare(document("value: {node: arith.Add, a: 1}")), "value") is None
 
