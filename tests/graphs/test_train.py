@@ -662,7 +662,6 @@ def test_validation_is_told_and_plotted(data: Path, tmp_path: Path) -> None:
         listeners=[heard.append],
     )  # fmt: skip
     assert f"validation loss {held(out)[3]:.4f} at step 3" in [event.text for event in heard]
-    pytest.importorskip("matplotlib")
     with Image.open(out / "loss.png") as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(10**6) or []}
     assert (194, 87, 26) in colours
@@ -737,7 +736,6 @@ def test_samples_and_a_plot_as_it_goes(data: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in out.glob("samples-*.png")) == ["samples-000003.png", "samples-000005.png"]
     with Image.open(out / "samples-000005.png") as sheet:
         assert sheet.size == (268, 268)  # three of 8 x 8, each enlarged to 128 x 128, two in a row
-    pytest.importorskip("matplotlib")
     with Image.open(out / "loss.png") as picture:
         assert picture.size == (960, 480)
 
