@@ -293,8 +293,8 @@ class Hub:
     def _fetch(self, snapshot: Snapshot, name: str, add: Callable[[int], None]) -> None:
         from huggingface_hub import hf_hub_download
 
-        with self.explained(snapshot.repository, snapshot.commit):
-            place = hf_hub_download(
+        def download() -> str:
+            return hf_hub_download(
                 snapshot.repository,
                 name,
                 revision=snapshot.commit,
@@ -304,6 +304,15 @@ class Hub:
                 etag_timeout=ANSWER_SECONDS,
                 tqdm_class=meter(add),
             )
+
+        with self.explained(snapshot.repository, snapshot.commit):
+            try:
+                place = download()
+            except Exception as error:
+                # Where several threads want one file, huggingface_hub may close what another of them still uses.
+                if os.strerror(errno.EBADF) not in str(error):
+                    raise
+                place = download()
             self._verify(snapshot, name, Path(place))
 
     def _verify(self, snapshot: Snapshot, name: str, path: Path) -> None:
