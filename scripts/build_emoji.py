@@ -1,8 +1,8 @@
 """Builds the demo's data set: emoji drawings by name, from six open sets, plain and recoloured, 64 x 64 RGB on white.
 
-    python scripts/build_emoji.py FOLDER            (needs npm and `pip install -e ".[train]"`)
+    python scripts/build_emoji.py FOLDER [--all]    (needs npm and `pip install -e ".[train]"`)
 
-Writes FOLDER/train, FOLDER/unseen and FOLDER/plain, each a folder of PNG files with a `metadata.jsonl` of
+The set has 144 names, with --all 312. Writes FOLDER/train, FOLDER/unseen and FOLDER/plain, each a folder of PNG files with a `metadata.jsonl` of
 {file_name, text, name, style, colour, weight}, the Hub's image-folder convention. `unseen` holds the pairs of a colour
 and an object that training never sees, `plain` the drawings of three styles as they are. Drawings and their licences:
 
@@ -90,10 +90,45 @@ NAMES: dict[str, str] = {
     "umbrella": "umbrella-with-rain-drops", "wrench": "",
 }  # fmt: skip
 
+# The larger set (--all) has these besides.
+MORE_NAMES: dict[str, str] = {
+    "ant": "", "bat": "", "camel": "two-hump-camel", "chicken": "", "crocodile": "", "deer": "", "dragon": "",
+    "eagle": "", "goat": "", "gorilla": "", "hamster": "hamster hamster-face", "horse": "horse-face", "koala": "",
+    "lizard": "", "ox": "", "parrot": "", "peacock": "", "poodle": "", "rhinoceros": "", "rooster": "",
+    "scorpion": "", "shark": "", "sheep": "ewe sheep", "sloth": "", "squid": "", "swan": "", "tropical fish": "",
+    "turkey": "", "wolf": "wolf wolf-face", "zebra": "", "flamingo": "", "giraffe": "", "hedgehog": "",
+    "hippo": "hippopotamus", "kangaroo": "", "t-rex": "t-rex", "blossom": "", "bouquet": "", "christmas tree": "",
+    "hibiscus": "", "maple leaf": "", "seedling": "", "tornado": "", "tulip": "", "water wave": "", "full moon": "",
+    "rain cloud": "cloud-with-rain", "storm cloud": "cloud-with-lightning", "shell": "spiral-shell",
+    "globe": "globe-showing-americas", "bacon": "", "baguette": "baguette-bread", "bread": "", "burrito": "",
+    "candy": "", "chicken leg": "poultry-leg", "cocktail": "cocktail-glass", "croissant": "", "cucumber": "",
+    "fried shrimp": "", "honey pot": "", "hot dog": "hot-dog", "kiwi": "kiwi-fruit", "melon": "",
+    "milk": "glass-of-milk", "pancakes": "", "potato": "", "salad": "green-salad", "spaghetti": "", "sushi": "",
+    "taco": "", "tomato": "", "sandwich": "", "pretzel": "", "cupcake": "", "broccoli": "", "waffle": "",
+    "bullet train": "", "canoe": "", "castle": "", "church": "", "circus tent": "", "factory": "", "fire engine": "",
+    "motorcycle": "", "police car": "", "racing car": "", "satellite": "", "ship": "", "tent": "", "tram": "tram-car",
+    "mosque": "", "american football": "", "artist palette": "", "axe": "", "baseball": "", "bathtub": "",
+    "battery": "", "bed": "", "bow and arrow": "bow-and-arrow", "bowling": "", "boxing glove": "", "briefcase": "",
+    "broom": "", "bucket": "", "coin": "", "computer": "desktop-computer", "crystal ball": "", "die": "game-die",
+    "drum": "", "ear": "", "envelope": "", "floppy disk": "", "fuel pump": "", "game pad": "video-game", "gear": "",
+    "glasses": "", "handbag": "", "high heel": "high-heeled-shoe", "lantern": "red-paper-lantern",
+    "laptop": "laptop laptop-computer", "lipstick": "", "magnet": "", "mailbox": "closed-mailbox-with-raised-flag",
+    "megaphone": "", "microscope": "", "moai": "", "nose": "", "paintbrush": "", "piano": "musical-keyboard",
+    "pill": "", "ping pong": "", "pistol": "pistol water-pistol", "pushpin": "", "radio": "", "ribbon": "",
+    "sandal": "womans-sandal", "scarf": "", "screwdriver": "", "shield": "", "shopping cart": "", "socks": "",
+    "speaker": "speaker-high-volume", "speech balloon": "", "spider web": "", "spoon": "", "syringe": "",
+    "teddy bear": "", "telephone": "", "telescope": "", "tennis": "", "thermometer": "", "ticket": "",
+    "tie": "necktie", "toilet": "", "tooth": "", "traffic light": "vertical-traffic-light", "trumpet": "",
+    "violin": "", "watch": "", "brain": "", "bone": "", "purse": "", "dart board": "direct-hit", "poo": "pile-of-poo",
+    "santa": "santa-claus", "broken heart": "", "flashlight": "",
+}  # fmt: skip
+
 # Drawings that show something else than the other styles do.
 APART = {
     ("basketball", "noto-v1"), ("basketball", "emojione"), ("basketball", "fxemoji"), ("bird", "fxemoji"),
     ("mountain", "emojione"), ("rainbow", "noto-v1"), ("rose", "noto-v1"), ("sunglasses", "fxemoji"),
+    ("bat", "fxemoji"), ("computer", "fxemoji"), ("die", "fxemoji"), ("ship", "fxemoji"), ("tennis", "emojione"),
+    ("tent", "emojione"), ("tent", "fxemoji"), ("tornado", "fxemoji"), ("tram", "fxemoji"),
 }  # fmt: skip
 
 # Colour and object together are never seen in training; each word is, with others.
@@ -180,11 +215,11 @@ def recolour(pixels: np.ndarray, colour: str) -> np.ndarray:
     return np.concatenate([np.round(mapped * 255).clip(0, 255).astype(np.uint8), alpha], axis=-1)
 
 
-def drawings(folder: Path) -> list[Drawing]:
+def drawings(folder: Path, names: dict[str, str]) -> list[Drawing]:
     out = []
     for style in STYLES:
         found = icons(style, folder)
-        for name, wanted in NAMES.items():
+        for name, wanted in names.items():
             document = None if (name, style) in APART else svg(found, wanted or name.replace(" ", "-"))
             if document is not None:
                 out.append(Drawing(name, style, render(document)))
@@ -221,9 +256,11 @@ def write(found: list[Drawing], split: str, folder: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder: Path = parser.parse_args().folder
+    parser.add_argument("--all", action="store_true", help="the larger set of names")
+    given = parser.parse_args()
+    folder: Path = given.folder
     with tempfile.TemporaryDirectory() as scratch:
-        found = drawings(Path(scratch))
+        found = drawings(Path(scratch), {**NAMES, **MORE_NAMES} if given.all else NAMES)
     names = {drawing.name for drawing in found}
     counts = {split: write(found, split, folder / split) for split in ("train", "unseen")}
     for split, styles in (("plain", PLAIN), ("flat", FLAT)):
