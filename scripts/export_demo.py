@@ -1,7 +1,7 @@
 """Puts trained weights into graphs/weights/ as the demo variants load them: fp16, with scheduler and tokenizer.
 
-diffgraph train graphs/train/glide.yaml --data data/emoji/train --out runs/base
-diffgraph train graphs/train/glide_upsampler.yaml --data data/emoji/train --out runs/upsampler
+diffgraph train graphs/train/glide.yaml --data data/emoji312/train --tokenizer runs/bpe --out runs/base
+diffgraph train graphs/train/glide_upsampler.yaml --data data/emoji312/train --tokenizer runs/bpe --out runs/upsampler
 diffgraph train graphs/train/ddpm.yaml --data data/emoji/plain --out runs/ddpm
 python scripts/export_demo.py --base runs/base --upsampler runs/upsampler --ddpm runs/ddpm
 
@@ -28,7 +28,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from build_emoji import COLOURS, NAMES
+from build_emoji import COLOURS, MORE_NAMES, NAMES
 
 from diffgraph.nodes.data import ImageFolder, ImageFolderConfig
 from diffgraph.nodes.models.autoencoder_kl import AutoencoderKL
@@ -46,9 +46,9 @@ from diffgraph.nodes.text.tokenizer import Tokenizer
 WEIGHTS = Path(__file__).parent.parent / "graphs" / "weights"
 
 
-def export_names(folder: Path) -> None:
+def export_names(folder: Path, more: bool = False) -> None:
     """What the weights know by name, for the note that answers other prompts."""
-    names = {"names": sorted(NAMES), "colours": list(COLOURS)}
+    names = {"names": sorted({**NAMES, **MORE_NAMES} if more else NAMES), "colours": list(COLOURS)}
     (folder / "names.json").write_text(json.dumps(names, indent=1) + "\n")
 
 
@@ -120,7 +120,7 @@ def main() -> None:
         UNetGLIDE.from_pretrained(options.base / "base").save_pretrained(place, dtype="float16")
         Tokenizer.from_pretrained(options.base / "base").save_pretrained(place)
         ancestral.save_pretrained(place)
-        export_names(place)
+        export_names(place, more=True)
     if options.upsampler:
         place = WEIGHTS / "glide-demo" / "upsampler"
         UNetGLIDE.from_pretrained(options.upsampler / "upsampler").save_pretrained(place, dtype="float16")
