@@ -73,12 +73,20 @@ class Opened:
         many = item.type.startswith("list[")
 
         def take(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-            if ctx.get_parameter_source(param.name or "") is click.core.ParameterSource.COMMANDLINE:
+            if ctx.get_parameter_source(param.name or "") is not click.core.ParameterSource.COMMANDLINE:
+                return
+            if many or item.type == "bool":
                 self.typed[item.name] = list(value) if many else value
+                return
+            if len(value) > 1:
+                sweep = "--sweep" in self.own
+                hint = f"for a run with each, --sweep {item.name}=A,B" if sweep else "give it once"
+                raise UsageProblem(f"{ctx.command_path}: {param.opts[0]} is given twice", hint=hint)
+            self.typed[item.name] = value[0]
 
         return click.Option(
-            names, expose_value=False, callback=take, multiple=many, metavar=_metavar(item), help=self._help(item),
-            **({"default": None} if item.type == "bool" else {"type": str}),
+            names, expose_value=False, callback=take, metavar=_metavar(item), help=self._help(item),
+            **({"default": None} if item.type == "bool" else {"type": str, "multiple": True}),
         )  # fmt: skip
 
     def _help(self, item: Input) -> str:

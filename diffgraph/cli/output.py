@@ -59,6 +59,8 @@ class Destination:
         )  # fmt: skip
         if wanted is None:
             return where
+        if not wanted:
+            raise InputError("--output is empty", hint="name a file or a folder; without it, files go to this folder")
         path = Path(wanted).expanduser()
         if path.is_dir() or not path.name or wanted.endswith((os.sep, "/")):
             return replace(where, folder=path)

@@ -100,7 +100,7 @@ def _make(runs: Sequence[Run], state: State, listener: Listener) -> None:
         run_all([run.prepared for run in runs], take, [listener], [run.files for run in runs])
     except BaseException:
         done = sum(run.whole for run in runs)
-        if done:
+        if done and len(runs) > 1:
             text = f"{done} of {len(runs)} runs are finished; the same command does the rest"
             listener(Event("warning", text=text))
         raise

@@ -66,6 +66,7 @@ def test_a_variant_sets_nodes_and_an_option_wins_over_it(dg: Command, total: Pat
         (["--secondone", "3"], "diffgraph run: there is no option --secondone", "did you mean --second-one?"),
         (["--second-one"], "diffgraph run: option '--second-one' requires an argument", ""),
         (["--second-one", "abc"], "diffgraph: second_one: expected float, got text 'abc'", ""),
+        (["--second-one", "1", "--second_one=2"], "diffgraph run: --second-one is given twice", "--sweep second_one=A,B"),
         (["--second-one", ".nan"], "diffgraph: second_one: nan is not a finite number", ""),
         (["--second-one", ".inf"], "diffgraph: second_one: inf is not a finite number", ""),
         (["--second-one", "9" * 30], "diffgraph: second_one: expected float, got text", ""),
@@ -317,6 +318,7 @@ def test_output_to_a_file_a_folder_and_over_an_old_file(dg: Command, letter: Pat
         ("none/", "--output none: there is no such folder", "mkdir -p none"),
         ("x.png", "--output x.png: note is written as .txt", "name it x.txt"),
         ("x", "--output x: note is written as .txt", "write x.txt or x/"),
+        ("", "--output is empty", "name a file or a folder"),
         ("letter.yaml/x.txt", "is not a folder", ""),
         ("/proc/x.txt", "the folder /proc cannot be written", "give another with -o"),
     ],
@@ -336,6 +338,7 @@ def test_a_device_as_output_is_written_to_and_stays_a_device(dg: Command, letter
     assert done.code == 1
     assert "/dev/full cannot be written: No space left on device" in done.err
     assert "another -o writes it without a run" in done.err
+    assert "runs are finished" not in done.err
     assert not Path("/dev/full").is_file()
 
 
