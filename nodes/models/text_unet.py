@@ -226,7 +226,8 @@ class TextUNet(nn.Module):
         widths = [layer.heads_width for layer in self.attention_layers()]
         found = [(kv.shape[2], kv.shape[4]) for kv in condition.keys_values]
         hinted = 0 if condition.hint is None else condition.hint.shape[1]
-        if found != widths or hinted != hint_channels:
+        embeds = (condition.embedding is not None) == hasattr(self, "add_embedding")
+        if found != widths or hinted != hint_channels or not embeds:
             raise PortError("condition", "is of another network", hint="wire what this network's `condition` gives")
         if any(kv.shape[0] != rows for kv in condition.keys_values):
             given = condition.keys_values[0].shape[0]

@@ -16,6 +16,7 @@ from ...errors import InputError, PortError
 from ..kinds import CLEAN, LATENT_SPACE, SCALED, SPACE, Condition, Mask, Prediction, Sample, TextEmbeds, Timestep
 from .blocks import timestep_rows
 from .resnet import Downsample, ResBlock, Upsample
+from .text_embedding import TextEmbedding
 from .text_unet import Count, Plan, TextCondition, TextUNet, check_levels, check_multiples
 from .transformer2d import Transformer2D
 
@@ -35,6 +36,8 @@ class UNet2DConditionConfig:
     all around, or 0 for zeros at the bottom and the right alone. dropout: while training. norm_num_groups, norm_eps: of
     the group norms. cross_attention_dim: width of the text's embeddings. attention_head_dim: despite its name the number
     of heads, one for all or one a level. use_linear_projection: linear layers around each transformer, not convolutions.
+    addition_embed_type: "text" adds the text, pooled by addition_embed_type_num_heads heads, to the embedding of time.
+    resnet_time_scale_shift: that embedding is added in each block, or scales and shifts what is there.
     """
 
     sample_size: Count
@@ -75,10 +78,11 @@ class UNet2DConditionConfig:
     dual_cross_attention: Literal[False] = False
     use_linear_projection: bool = False
     class_embed_type: None = None
-    addition_embed_type: None = None
+    addition_embed_type: Literal["text"] | None = None
+    addition_embed_type_num_heads: Count = 64
     addition_time_embed_dim: None = None
     num_class_embeds: None = None
-    resnet_time_scale_shift: Literal["default"] = "default"
+    resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
     resnet_skip_time_act: Literal[False] = False
     resnet_out_scale_factor: Annotated[float, Bound(ge=1, le=1)] = 1.0
     time_embedding_type: Literal["positional"] = "positional"
@@ -111,6 +115,7 @@ class UNet2DConditionConfig:
             raise InputError(f"freq_shift: {self.freq_shift:g} is not below half of the first width")
         check_multiples(
             ("sample_size", self.sample_size, 2 ** (len(widths) - 1)),
+            ("cross_attention_dim", self.cross_attention_dim, self.pooling_heads or 1),
             *(("block_out_channels", width, self.norm_num_groups) for width in widths),
             *(
                 ("block_out_channels", width, count)
@@ -124,6 +129,11 @@ class UNet2DConditionConfig:
         """Attention heads of each level."""
         given = self.attention_head_dim
         return (given,) * len(self.block_out_channels) if isinstance(given, int) else given
+
+    @property
+    def pooling_heads(self) -> int:
+        """Heads of the pooling of text; none where the text is not added to the embedding of time."""
+        return self.addition_embed_type_num_heads if self.addition_embed_type else 0
 
     @property
     def attends_down(self) -> tuple[bool, ...]:
@@ -156,17 +166,15 @@ class UNet2DCondition(TextUNet, Component, version=1):
         "space": LATENT_SPACE,
         "schedule": "scheduler_config.json:$beta_schedule $beta_start $beta_end $num_train_timesteps",
     }
-    ignored = frozenset(
-        {
-            "addition_embed_type_num_heads",  # of an embedding that none of these networks has
-            "upcast_attention",  # scores are summed in fp32 here in any case
-        }
-    )
+    ignored = frozenset({"upcast_attention"})  # scores are summed in fp32 here in any case
 
     def __init__(self, config: UNet2DConditionConfig) -> None:
         widths, groups = config.block_out_channels, config.norm_num_groups
         time_width = config.time_embedding_dim or 4 * widths[0]
-        common: dict[str, Any] = {"groups": groups, "eps": config.norm_eps, "dropout": config.dropout}
+        common: dict[str, Any] = {
+            "groups": groups, "eps": config.norm_eps, "dropout": config.dropout,
+            "scale_shift": config.resnet_time_scale_shift == "scale_shift",
+        }  # fmt: skip
 
         def resnet(channels: int, out_channels: int) -> ResBlock:
             return ResBlock(channels, out_channels, time_width=time_width, **common)
@@ -198,6 +206,8 @@ class UNet2DCondition(TextUNet, Component, version=1):
         )
         super().__init__(config.in_channels, config.out_channels, plan)
         self.config = config
+        if config.pooling_heads:
+            self.add_embedding = TextEmbedding(config.cross_attention_dim, time_width, config.pooling_heads)
         self.sample_shape = [config.out_channels, config.sample_size, config.sample_size]
         self.hint_channels = config.in_channels - config.out_channels
 
@@ -234,7 +244,8 @@ class UNet2DCondition(TextUNet, Component, version=1):
             if not bool(((where >= 0) & (where <= 1)).all()):
                 raise PortError("mask", "has values outside [0, 1]", hint="1 is repainted, 0 is kept")
             hint = torch.cat([where, shown], dim=1)  # N C H W
-        return TextCondition(self.text_keys_values(hidden), None, hint)
+        embedding = self.add_embedding(hidden) if self.config.pooling_heads else None  # N D
+        return TextCondition(self.text_keys_values(hidden), embedding, hint)
 
     def forward(
         self,
@@ -253,5 +264,6 @@ class UNet2DCondition(TextUNet, Component, version=1):
         told = self.checked_condition(condition, sample, self.hint_channels)
         time = timestep_rows("timestep", timestep, sample.shape[0], self.device)
         waves = self.waves(time, cosine_first=config.flip_sin_to_cos, frequency_shift=config.freq_shift)
-        emb = F.silu(self.time_embedding(waves))  # B D
+        emb = self.time_embedding(waves)  # B D
+        emb = F.silu(emb if told.embedding is None else emb + told.embedding)
         return Prediction(self.denoise(x, emb, told).to(sample.dtype))

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from ...authoring import Bound, Component, Fact
 from ...errors import InputError, PortError
 from ..kinds import NOISY, SCALED, Condition, Prediction, Sample, TextEmbeds, Timestep
-from .blocks import GroupNorm, LayerNorm, timestep_rows, zeroed
+from .blocks import GroupNorm, timestep_rows, zeroed
 from .resnet import ResBlock, TimeEmbedding
+from .text_embedding import TextEmbedding
 from .text_unet import Count, Plan, TextCondition, TextUNet, check_levels, check_multiples
 
 TEXT_GROUPS = 32  # of the norm of text in every attention layer
@@ -188,42 +189,6 @@ class TextAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], *self.heads_width).transpose(1, 2)  # B L C -> B heads L D
-
-
-class AttentionPooling(nn.Module):
-    """A text [N, L, D] as one vector [N, D]: what its mean, moved by a learned vector, sees in the mean and the text."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.positional_embedding = nn.Parameter(torch.empty(1, width).normal_(std=width**-0.5))
-        self.k_proj = nn.Linear(width, width)
-        self.q_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-
-    def forward(self, text: Tensor) -> Tensor:
-        mean = text.mean(dim=1, keepdim=True) + self.positional_embedding  # N 1 D
-        both = torch.cat([mean, text], dim=1)  # N L+1 D
-        q, k, v = (
-            project(part).unflatten(2, (self.heads, -1)).transpose(1, 2)  # N heads . D/heads
-            for project, part in ((self.q_proj, mean), (self.k_proj, both), (self.v_proj, both))
-        )
-        return F.scaled_dot_product_attention(q, k, v).flatten(1)
-
-
-class TextEmbedding(nn.Module):
-    """The pooled text, added to the embedding of time. [N, L, text_width] -> [N, width]"""
-
-    def __init__(self, text_width: int, width: int, heads: int) -> None:
-        super().__init__()
-        self.norm1 = LayerNorm(text_width)
-        self.pool = AttentionPooling(text_width, heads)
-        self.proj = nn.Linear(text_width, width)
-        self.norm2 = LayerNorm(width)
-
-    def forward(self, text: Tensor) -> Tensor:
-        out: Tensor = self.norm2(self.proj(self.pool(self.norm1(text))))
-        return out
 
 
 class UNetIF(TextUNet, Component, version=1):

@@ -400,9 +400,9 @@ def test_each_node_refuses_the_others_config() -> None:
         parse_config(
             fields_of(UNet2DConditionConfig), first_stage(192), ignored=UNet2DCondition.ignored, where="config.json"
         )
-    for key in ("act_fn", "down_block_types", "mid_block_type", "addition_embed_type", "cross_attention_norm"):
+    for key in ("act_fn", "down_block_types", "mid_block_type", "encoder_hid_dim", "cross_attention_norm"):
         assert f"{key}: " in str(error.value)
-    assert 'addition_embed_type: "text" is not permitted; allowed: null' in str(error.value)
+    assert 'cross_attention_norm: "group_norm" is not permitted; allowed: null' in str(error.value)
 
 
 WRONG_SAMPLES: list[tuple[dict[str, Any], str, str]] = [

@@ -43,6 +43,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 
+CONFIGS["text added to time"] = CONFIGS["other"] | {
+    "cross_attention_dim": 64,
+    "addition_embed_type": "text",
+    "addition_embed_type_num_heads": 4,
+    "resnet_time_scale_shift": "scale_shift",
+}
+
 LibraryModel: Any = UNet2DConditionModel
 
 
