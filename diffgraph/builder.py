@@ -28,6 +28,7 @@ from .language.graph import NAME, Arg, Body, GraphDocument, Input, ListOf, Lit, 
 from .language.sources import Loader, Source, open_source
 from .language.writing import document_plain, graph_hash
 from .live import type_of
+from .locking import pinned
 from .registry import Method, NodeType, Registry, registry
 from .session import Options, Prepared, Session
 from .wires import BodyBuilder, Level, Wire
@@ -60,7 +61,7 @@ class Graph:
     @classmethod
     def load(cls, source: str | Path, *, nodes: Sequence[str | Path] = ()) -> Graph:
         """Reads a document: a path, or a shipped graph's name. Raises DocumentError, CheckFailed, InputError."""
-        return cls.from_source(open_source(source), Loader(), nodes=nodes)
+        return cls.from_source(pinned(open_source(source)), Loader(), nodes=nodes)
 
     @classmethod
     def from_source(cls, source: Source, loader: Loader, *, nodes: Sequence[str | Path] = ()) -> Graph:

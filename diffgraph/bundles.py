@@ -1,13 +1,15 @@
 """Bundles: what a written file carries of the run that made it, and how that run is made again.
 
-A bundle is JSON, `{"diffgraph": 1, "main": address, "documents": {address: text}, "inputs": {name: value}}` (see
-results.provenance). It is as little trusted as any document: it is read with the same limits, includes only its own
-documents and those that are installed, and opens no file; a file that was an input is asked for again.
+A bundle is JSON, `{"diffgraph": 1, "main": address, "documents": {address: text}, "inputs": {name: value}, "made":
+{"variant", "versions", "device", "dtype"}}` (see results.provenance); the lock of the run is a document beside the main
+one. It is as little trusted as any document: it is read with the same limits, includes only its own documents and those
+that are installed, and opens no file; a file that was an input is asked for again.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +20,36 @@ from .errors import DocumentError, InputError, Place, WeightsError
 from .inputs import FileInput, read_file
 from .language.graph import GraphDocument
 from .language.sources import MAX_INCLUDES, Source
+from .planning.lowering import Settings
 from .registry import Registry, import_name
 from .weights.addresses import parse_address
 
 KEY = "diffgraph"
+MAX_NAME = 1000
+
+
+DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+
+@dataclass(frozen=True)
+class Made:
+    """With what a run was made, as far as its file says: the versions of diffgraph, torch and packages of nodes."""
+
+    variant: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    device: str = ""
+    dtype: str = ""
+
+    def place(self, device: str | None, dtype: str | None) -> tuple[str | None, str | None]:
+        """Where, and in which precision, the run is made again, as far as the user does not say. Any machine has a CPU."""
+        return device or ("cpu" if self.device == "cpu" else None), dtype or DTYPES.get(self.dtype)
+
+    def elsewhere(self, here: Settings) -> str:
+        """What was not as it is here, where that may change a value a little."""
+        torch, device = self.versions.get("torch", ""), self.device.partition(":")[0]
+        told = [f"with torch {torch}, here it is {here.torch_version}"] if torch not in ("", here.torch_version) else []
+        told += [f"on {device}, here it is {here.device}"] if device not in ("", here.device.partition(":")[0]) else []
+        return " and ".join(told)
 
 
 @dataclass(frozen=True)
@@ -31,6 +59,7 @@ class Bundle:
     source: Source
     inputs: Mapping[str, Any]
     files: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    made: Made = Made()
 
     def missing(self, graph: GraphDocument, given: Mapping[str, Any]) -> list[InputError]:
         """What has to be given again: input files, and addresses out of reach of a document."""
@@ -90,8 +119,10 @@ def read_bundle(path: Path, registry: Registry) -> Bundle:
         raise _damaged(path, "it holds no documents")
     if not isinstance(main, str) or main not in documents or not isinstance(inputs, dict):
         raise _damaged(path, "it names no document or no inputs")
-    if len(documents) > MAX_INCLUDES:
+    if len(documents) > MAX_INCLUDES + 1:
         raise _damaged(path, f"it holds more than {MAX_INCLUDES} documents")
+    if not all(0 < len(name) <= MAX_NAME and name.isprintable() for name in documents):
+        raise _damaged(path, "a document's name is no address")
     values, files = {}, {}
     for name, value in inputs.items():
         first = value[0] if isinstance(value, list) and value else value
@@ -106,7 +137,24 @@ def read_bundle(path: Path, registry: Registry) -> Bundle:
         remote = parse_address(main) if main.startswith("hf://") else None
     except WeightsError as error:
         raise _damaged(path, error.message) from None
-    return Bundle(Source(main, f"{path}:{main}", bundle=documents, remote=remote), values, files)
+    return Bundle(Source(main, f"{path}:{main}", bundle=documents, remote=remote), values, files, _made(bundle))
+
+
+def _made(bundle: Mapping[str, Any]) -> Made:
+    """What a bundle says of how it was made; what is not plainly that is left out."""
+    found = bundle.get("made")
+    found = found if isinstance(found, dict) else {}
+    versions = found.get("versions")
+    versions = versions if isinstance(versions, dict) else {}
+    plain = {name: text for name, text in versions.items() if _is_word(name) and _is_word(text)}
+    variant, device, dtype = (
+        found.get(key) if _is_word(found.get(key)) else None for key in ("variant", "device", "dtype")
+    )
+    return Made(variant, plain, device or "", dtype or "")
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[\w.+:-]{1,80}", value) is not None
 
 
 def _damaged(path: Path, why: str) -> DocumentError:

@@ -122,6 +122,7 @@ def gather(
         document = apply_sets(apply_sets(graph, changed), sets or {}, user=True)
         problems, _ = session.check(document, source, loader, values, opener)
         raise_problems(problems, opener, source)
+        book.note_documents(loader)
         versions |= node_versions(document, source, loader, session.registry)
     return opener, versions
 

@@ -3,22 +3,23 @@
 `GRAPH.lock` lies beside a document. It names each address that the graph's parts came from, the commit of a
 repository, the size and SHA-256 of each file that was opened, and the versions of the nodes. A run with a lock opens
 repositories at its commits, and refuses a file that differs. Every opener keeps such a book of what it opened, so that
-a lock can be written after any check or run.
+a lock can be written after any check or run. A picture carries the lock of the run that made it, with its documents.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from .errors import DocumentError, InputError, LockError, Place
 from .language.document import MAX_BYTES, parse, plain, write
 from .language.graph import GraphDocument
-from .language.sources import Loader, Source, included
+from .language.sources import SHIPPED, Loader, Source, included
 from .registry import Registry
 from .weights.addresses import Address
 from .weights.digests import file_digest
@@ -50,13 +51,17 @@ class Entry:
 
 @dataclass
 class Lock:
-    """The content of a lock. label: its file, for messages. graph: the document, as the user would name it."""
+    """The content of a lock. label: its file, for messages. graph: the document, as the user would name it.
+
+    carried: by a picture, so that what the run that made it did not open may be opened too.
+    """
 
     label: str
     graph: str
     entries: dict[str, Entry] = field(default_factory=dict)
     nodes: dict[str, int] = field(default_factory=dict)
     diffgraph: str = ""
+    carried: bool = False
 
     def text(self) -> str:
         """The lock as a document."""
@@ -78,34 +83,67 @@ class Lock:
                 raise LockError(
                     f"{name} is version {version} here, and {locked} in {self.label}, which diffgraph "
                     f"{self.diffgraph} wrote: its results differ",
-                    hint=f"install that version, or move on: diffgraph lock {self.graph} --upgrade {name}",
+                    hint=f"install that version, or {self.move_on(name)}",
                 )
+
+    def move_on(self, name: str) -> str:
+        """What the user can do to go on with a file or a node as it is now."""
+        if self.carried:
+            return f"take what is there now: diffgraph run {self.graph} --no-lock"
+        return f"move on: diffgraph lock {self.graph} --upgrade {name}"
+
+    def commits(self) -> dict[str, str]:
+        """The commit of each repository, by address."""
+        return {address: entry.commit for address, entry in self.entries.items() if entry.commit is not None}
+
+    def size(self) -> tuple[int, int]:
+        """How many files there are, and how many bytes they hold together."""
+        files = [file for entry in self.entries.values() for file in entry.files.values()]
+        return len(files), sum(file.size for file in files)
 
 
 def lock_place(source: Source) -> Path:
     """The file of a document's lock. Raises InputError for a document that no file can lie beside."""
     if source.path is None or source.address.startswith("pkg://"):
-        where = "on the Hub" if source.remote is not None else "installed"
-        if source.address.startswith("pkg://diffgraph/"):
-            hint = f"copy it first: diffgraph graphs --copy {source.address.removeprefix('pkg://diffgraph/')[:-5]}"
-        else:
-            hint = "ask for one commit of it, hf://org/repo@COMMIT/..., or lock a copy"
-        raise InputError(f"{source.label} is {where}: no lock can be written beside it", hint=hint)
+        where = "on the Hub" if source.remote is not None else "no file" if source.bundle is not None else "installed"
+        raise InputError(f"{source.label} is {where}: no lock can be written beside it", hint=how_to_lock(source))
     return source.path.with_name(source.path.name + SUFFIX)
+
+
+def how_to_lock(source: Source) -> str:
+    """What the user can do to get a lock for a graph."""
+    if source.address.startswith(SHIPPED):
+        name = source.address.removeprefix(SHIPPED).removesuffix(".yaml")
+        return f"copy it first: diffgraph graphs --copy {name}; then diffgraph lock {PurePosixPath(name).name}.yaml"
+    if source.remote is not None:
+        return "ask for one commit of it, hf://org/repo@COMMIT/..., or lock a copy"
+    if source.bundle is not None:
+        return "a picture carries its own; `diffgraph import` makes a document of a folder of parts"
+    return f"diffgraph lock {source.label}"
 
 
 def find_lock(source: Source) -> Lock | None:
     """The lock beside a document, if there is one. Raises DocumentError where it is damaged."""
     name = (source.path.name if source.path is not None else source.address.rpartition("/")[2]) + SUFFIX
     beside = source.beside(name)
-    return read_lock(beside.read(), beside.label, source.label) if beside is not None else None
+    if beside is None:
+        return None
+    carried = source.bundle is not None
+    graph = source.label.removesuffix(f":{source.address}") if carried else source.label
+    return read_lock(beside.read(), beside.label, graph, carried=carried)
 
 
-def read_lock(data: bytes, label: str, graph: str) -> Lock:
-    """Reads a lock: strictly, as every document. Raises DocumentError."""
+def pinned(source: Source) -> Source:
+    """A source whose documents from the Hub are those of the lock beside it. Raises DocumentError for a damaged one."""
+    lock = find_lock(source)
+    return replace(source, pins=lock.commits()) if lock is not None else source
+
+
+def read_lock(data: bytes, label: str, graph: str, *, carried: bool = False) -> Lock:
+    """Reads a lock: strictly, as every document. carried: by a picture. Raises DocumentError."""
 
     def refused(what: str) -> DocumentError:
-        hint = f"write it anew: diffgraph lock {graph} --upgrade"
+        hint = f"diffgraph run {graph} --no-lock" if carried else f"write it anew: diffgraph lock {graph} --upgrade"
         return DocumentError(f"is no lock that can be read: {what}", hint=hint, place=Place(label))
 
     if len(data) > MAX_BYTES:
@@ -118,7 +156,7 @@ def read_lock(data: bytes, label: str, graph: str) -> Lock:
         raise refused("it has lock, diffgraph, nodes and weights, and nothing else")
     if not isinstance(nodes, dict) or not all(type(number) is int for number in nodes.values()):
         raise refused("nodes are names and versions")
-    lock = Lock(label, graph, {}, nodes, version)
+    lock = Lock(label, graph, {}, nodes, version, carried)
     for item in weights if isinstance(weights, list) else [None]:
         if not isinstance(item, dict) or not set(item) <= {"address", "commit", "files"}:
             raise refused("weights are a list of address, commit and files")
@@ -127,14 +165,20 @@ def read_lock(data: bytes, label: str, graph: str) -> Lock:
             raise refused("weights are a list of address, commit and files")
         if (commit is not None) != address.startswith("hf://") or not COMMIT.fullmatch(str(commit or "0" * 40)):
             raise refused(f"{address}: a repository has a commit of 40 hexadecimal digits, nothing else has one")
-        lock.entries[address] = Entry(commit)
+        entry = lock.entries[_place(address) if carried else address] = Entry(commit)
         for file in files:
             if not isinstance(file, dict) or set(file) != {"path", "size", "sha256"}:
                 raise refused(f"{address}: a file has path, size and sha256")
             if type(file["size"]) is not int or not all(isinstance(file[key], str) for key in ("path", "sha256")):
                 raise refused(f"{address}: a file has path, size and sha256")
-            lock.entries[address].files[file["path"]] = LockedFile(file["size"], file["sha256"])
+            entry.files[file["path"]] = LockedFile(file["size"], file["sha256"])
     return lock
+
+
+def _place(address: str) -> str:
+    """The entry of an address that a picture's lock names: a folder, as it was given, is looked for from here."""
+    local = address != OWN and "://" not in address
+    return os.path.abspath(os.path.expanduser(address)) if local else address
 
 
 def node_versions(graph: GraphDocument, source: Source, loader: Loader, registry: Registry) -> dict[str, int]:
@@ -169,9 +213,10 @@ class Book:
         self, base: Path | Address | None, lock: Lock | None = None, *, strict: bool = False, adding: bool = False,
         loose: Callable[[str], bool] = lambda address: False,
     ) -> None:  # fmt: skip
-        self.base, self.lock, self.strict = base, lock, strict
+        self.base, self.lock, self.strict = base if base is not None else Path.cwd(), lock, strict
         self._adding, self._loose = adding, loose
         self.entries: dict[str, Entry] = {}
+        self._typed: dict[str, str] = {}  # how the user named a folder, by its entry
 
     def _locked(self, name: str) -> Entry | None:
         """What the lock says of an address."""
@@ -190,6 +235,7 @@ class Book:
 
         def watched(files: Files) -> Watched:
             self.entries.setdefault(entry, Entry(files.commit if entry != OWN else None))
+            self._typed.setdefault(entry, str(address))
             return Watched(self, files, entry, below, free=free and not self.strict)
 
         return open_folder(self._pinned(address, entry), watch=watched)
@@ -221,20 +267,51 @@ class Book:
         if self.lock is None or self._loose(entry):
             return
         locked = self._locked(entry)
-        if self._adding and (locked is None or path not in locked.files):
-            return
-        if locked is None and free:
+        known = locked is not None and path in locked.files
+        if not known and (self._adding or (locked is None and free) or self._varies(locked, path)):
             return
         where = path if entry == OWN else f"{entry}/{path}"
         if locked is None or path not in locked.files:
             what = where if locked is not None or entry == OWN else entry
-            raise LockError(f"{what} is not in {self.lock.label}", hint=f"add it: diffgraph lock {self.lock.graph}")
+            hint = self.lock.move_on(entry) if self.lock.carried else f"add it: diffgraph lock {self.lock.graph}"
+            raise LockError(f"{what} is not in {self.lock.label}", hint=hint)
         if locked.files[path].sha256 != sha256:
             raise LockError(
                 f"{where} differs from {self.lock.label}: its SHA-256 is {sha256}, locked is "
                 f"{locked.files[path].sha256}",
-                hint=f"put the file back, or take the new one: diffgraph lock {self.lock.graph} --upgrade {entry}",
+                hint=f"put the file back, or {self.lock.move_on(entry)}",
             )
+
+    def _varies(self, locked: Entry | None, path: str) -> bool:
+        """Whether a file may be opened that the lock of a picture does not know: one that its run had no use for, but none
+        that came later to a folder of this machine.
+        """
+        if self.lock is None or not self.lock.carried or self.strict:
+            return False
+        if locked is None or locked.commit is not None:
+            return True
+        return posixpath.dirname(path) not in map(posixpath.dirname, locked.files)
+
+    def note_documents(self, loader: Loader) -> None:
+        """Notes the documents that a graph of this machine includes from the Hub. Raises LockError."""
+        for address, (_, source) in loader.documents.items():
+            if source.origin and source.remote is not None:
+                data = loader.texts[address].encode()
+                self.entries.setdefault(source.origin, Entry(source.remote.revision))
+                digest = hashlib.sha256(data).hexdigest()
+                self.note(source.origin, source.remote.path, len(data), digest, free=False)
+
+    def carried(self) -> dict[str, Entry]:
+        """What a picture's lock holds: folders are named as the user did, those below the working directory as its own."""
+        out: dict[str, Entry] = {}
+        for name, entry in self.entries.items():
+            local = name != OWN and "://" not in name
+            typed = posixpath.normpath(self._typed.get(name, name)) if local else name
+            inside = local and not typed.startswith(("/", "~")) and typed.partition("/")[0] != ".."
+            target = out.setdefault(OWN if inside else typed, Entry(entry.commit))
+            for path, file in entry.files.items():
+                target.files[posixpath.normpath(posixpath.join(typed, path)) if inside else path] = file
+        return {name: entry for name, entry in out.items() if entry.files}
 
 
 class Watched:

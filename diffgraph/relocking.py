@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
@@ -36,6 +37,10 @@ def renewed(
     def loose(address: str) -> bool:
         return upgrade and (not names or address in moved)
 
+    if upgrade:  # the documents from the Hub too
+        pins = {address: commit for address, commit in source.pins.items() if not loose(address)}
+        source, loader = replace(source, pins=pins), Loader()
+        graph = loader.load(source)
     book = Book(source.base, old, adding=True, loose=loose)
     variants = variants_of(graph, variant)
     opener, versions = gather(session, graph, source, loader, given, book, variants=variants, sets=sets)

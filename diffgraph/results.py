@@ -6,15 +6,19 @@ import json
 import os
 from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import __version__
 from .authoring import File
 from .checking.unify import Value
 from .errors import DiffgraphError, StoreError
+from .hiding import without_secrets
 from .inputs import FileInput
 from .language.document import write
 from .language.writing import document_plain
+from .locking import SUFFIX, Lock, node_versions
 from .planning.keys import digest
 from .planning.sizes import parse_size
 from .ports import UNSET
@@ -181,25 +185,61 @@ def keep_files(results: Results, key: str, files: list[bytes]) -> None:
 
 
 def provenance(prepared: Prepared) -> dict[str, str]:
-    """What a written file carries: the document, those that it includes, and the inputs, without secrets.
+    """What a written file carries: the document, those that it includes, the lock of the run, its inputs, and with what
+    it was made. Nothing that is secret.
 
     A file among the inputs is there by name and digest. Empty where the graph holds live objects.
     """
-    known, source = prepared.loader, prepared.source
-    read = known.documents.get(source.address)
-    try:
-        unchanged = read is not None and read[0] is prepared.graph
-        main = known.texts[source.address] if unchanged else write(document_plain(prepared.graph))
-    except DiffgraphError:
-        return {}
+    source = prepared.source
     kept = source.remote is not None or "/" not in source.address  # an address on the Hub says what lies beside it
     below = "" if kept else source.address.rpartition("/")[0] + "/"
-    documents = {address.removeprefix(below): text for address, text in known.texts.items()}
     name = source.address.removeprefix(below)
+    try:
+        documents = {address.removeprefix(below): text for address, text in _documents(prepared).items()}
+    except DiffgraphError:
+        return {}
+    documents[name + SUFFIX] = _lock(prepared).text()
     given = {name: value for name, value in prepared.values.items() if not prepared.graph.inputs[name].secret}
     inputs = {name: plain for name, value in given.items() if (plain := _plain_input(value)) is not UNSET}
-    bundle = {"diffgraph": 1, "main": name, "documents": {**documents, name: main}, "inputs": inputs}
+    bundle = {"diffgraph": 1, "main": name, "documents": documents, "inputs": inputs, "made": _made(prepared)}
     return {"diffgraph": json.dumps(bundle, ensure_ascii=False, sort_keys=True)}
+
+
+def _documents(prepared: Prepared) -> dict[str, str]:
+    """The text of every document of a run, by address: as it stands, unless a key was set or it holds a secret."""
+    known = prepared.loader
+    graphs = {**known.documents, prepared.source.address: (prepared.graph, prepared.source)}
+    texts = {}
+    for address, (graph, source) in graphs.items():
+        free = without_secrets(graph, source, known)
+        read = known.documents.get(address)
+        unchanged = read is not None and free is read[0]
+        texts[address] = known.texts[address] if unchanged else write(document_plain(free))
+    return texts
+
+
+def _lock(prepared: Prepared) -> Lock:
+    """What was opened for a run."""
+    nodes = node_versions(prepared.graph, prepared.source, prepared.loader, prepared.registry)
+    return Lock("", "", prepared.planner.opener.book.carried(), nodes, __version__)
+
+
+def _made(prepared: Prepared) -> dict[str, Any]:
+    """With what a run is made."""
+    settings, nodes = prepared.settings, prepared.registry.nodes
+    used = node_versions(prepared.graph, prepared.source, prepared.loader, prepared.registry)
+    packages = {nodes[name].module.partition(".")[0] for name in used}
+    versions = {"diffgraph": __version__, "torch": settings.torch_version}
+    versions |= {name: found for name in sorted(packages - {*versions}) if (found := _version(name))}
+    return {"variant": prepared.variant, "versions": versions, "device": settings.device, "dtype": settings.dtype}
+
+
+def _version(package: str) -> str:
+    """The version of an installed package; "" for a file of nodes."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def _plain_input(value: Any) -> Any:

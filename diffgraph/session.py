@@ -21,15 +21,16 @@ from .authoring import Target
 from .checking.check import Checker
 from .checking.unify import Value
 from .components import Handle, Opener
-from .errors import DiffgraphError, InputError, Place
+from .errors import DiffgraphError, InputError, Place, RunError
 from .fetching import fetch_parts, raise_problems
+from .hiding import hidden, secret_texts
 from .inputs import FileInput, apply_sets, resolve_inputs
 from .language.graph import NAME, GraphDocument, Ref
 from .language.sources import Loader, Source
-from .locking import Book, find_lock, node_versions
+from .locking import Book, find_lock, how_to_lock, node_versions
 from .planning.lowering import Bound, Settings
 from .planning.plan import Planner
-from .planning.program import CALL, LOAD, METHOD, Program, select
+from .planning.program import CALL, LOAD, METHOD, Program, secret_slots, select
 from .registry import Registry, registry
 from .running.run import DamagedEntry, Deliver, Event, Listener, Results, Runner
 
@@ -41,7 +42,7 @@ class Options:
     """How to run.
 
     device: as torch writes it, None to pick. dtype: "fp32", "fp16" or "bf16". memory: bytes for weights. locked: only
-    with a lock beside the graph, which then holds for what the user gives too.
+    with a lock beside the graph, which then holds for what the user gives too. lock: where there is one, it is used.
     """
 
     device: str | None = None
@@ -50,6 +51,7 @@ class Options:
     cache: bool = True
     nodes: tuple[Path, ...] = ()
     locked: bool = False
+    lock: bool = True
 
 
 @cache
@@ -137,6 +139,7 @@ class Prepared:
     kinds: dict[str, Value]
     results: Results | None
     memory: int | None
+    variant: str | None = None
     _whole: Program | None = field(default=None, repr=False)
     _stored: tuple[Mapping[str, Bound], Program] | None = field(default=None, repr=False)
 
@@ -160,6 +163,10 @@ class Prepared:
         """Whether a program that only loads what is stored still makes these outputs."""
         return outputs is self.outputs and all(map(results.has, [load.name for load in program.code]))
 
+    def storable(self, output: str) -> bool:
+        """Whether an output, and what is made of it, may be stored: not where it depends on a secret."""
+        return self.planner.index(self.outputs[output]) not in secret_slots(self.planner)
+
     @property
     def handles(self) -> list[Handle]:
         return list(self.planner.handles.values())
@@ -181,6 +188,9 @@ class Prepared:
             )  # fmt: skip
             try:
                 return runner.run()
+            except RunError as error:
+                error.message = hidden(error.message, secret_texts(self.graph, self.values))
+                raise
             except DamagedEntry as entry:
                 damaged.add(entry.key)
                 what = "a stored result was damaged; it is computed again"
@@ -216,9 +226,9 @@ class Session:
 
         Raises InputError where one is demanded and not there, DocumentError for a damaged one.
         """
-        lock = find_lock(source)
+        lock = find_lock(source) if self.options.lock else None
         if lock is None and self.options.locked:
-            raise InputError(f"--locked: there is no lock beside {source.label}", hint=f"diffgraph lock {source.label}")
+            raise InputError(f"--locked: there is no lock beside {source.label}", hint=how_to_lock(source))
         return Opener(Book(source.base, lock, strict=self.options.locked))
 
     def check(
@@ -252,15 +262,18 @@ class Session:
         opener = planner.opener if planner is not None else self.opener(source)
         problems, kinds = self.check(wanted, source, loader, values, opener)
         raise_problems(problems, opener, source)
+        opener.book.note_documents(loader)
         if opener.book.lock is not None:
             opener.book.lock.check_nodes(node_versions(graph, source, loader, self.registry))
         if planner is None:
             planner = Planner(self.registry, loader, opener, self.settings())
         names = planner.inputs({name: _opened(planner, value) for name, value in values.items()})
+        names = {name: planner.secret(one) if graph.inputs[name].secret else one for name, one in names.items()}
         outputs = dict(planner.scope(wanted, source, names, ""))
         return Prepared(
             graph, source, values, loader, self.registry, planner.settings, planner, outputs, kinds, self.results,
             self.options.memory,
+            variant or next(iter(graph.variants), None) if kept is None else None,
         )  # fmt: skip
 
 

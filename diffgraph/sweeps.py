@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 from .errors import InputError
+from .language.graph import GraphDocument
 from .planning.plan import Planner
 from .results import make_result
 from .running.guards import has_nan
@@ -47,6 +48,13 @@ def points(axes: Sequence[Axis]) -> list[Point]:
         dict(zip([axis.name for axis in axes], values, strict=True))
         for values in product(*[axis.values for axis in axes])
     ]
+
+
+def refuse_secrets(axes: Sequence[Axis], graph: GraphDocument) -> None:
+    """Raises InputError where a sweep would write a secret into names of files and onto a sheet."""
+    for axis in axes:
+        if axis.name in graph.inputs and graph.inputs[axis.name].secret:
+            raise InputError(f"{axis.name} is secret, and a sweep shows its values", hint="give one value")
 
 
 def joined(runs: Sequence[Prepared], without: Sequence[Mapping[str, Any]] = ()) -> Prepared:
@@ -153,6 +161,7 @@ def sweep(
     runs: list[Prepared] = []
     for point in points(given):
         runs.append(prepare(*split(point), runs[0].planner if runs else None))
+    refuse_secrets(given, runs[0].graph)
     found: list[dict[str, Any]] = [{} for _ in runs]
     run_all(runs, lambda number, name, value: found[number].update({name: value}), listeners)
     made = zip(runs, found, strict=True)
@@ -197,6 +206,6 @@ class Sweep:
 
 
 __all__ = [
-    "MOST", "WHOLE", "Axis", "Point", "Sweep", "caption", "cell", "grid", "joined", "points", "run_all", "split",
-    "sweep",
+    "MOST", "WHOLE", "Axis", "Point", "Sweep", "caption", "cell", "grid", "joined", "points", "refuse_secrets",
+    "run_all", "split", "sweep",
 ]  # fmt: skip

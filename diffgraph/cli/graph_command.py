@@ -90,10 +90,13 @@ class Opened:
         )  # fmt: skip
 
     def _help(self, item: Input) -> str:
+        from ..hiding import HIDDEN
+
         facts = []
         value = self.defaults.get(item.name)
         if item.name in self.defaults:
-            facts.append(f"default: {_shown(value)}")
+            told = HIDDEN if item.secret and value not in (None, "") else _shown(value)
+            facts.append(f"default: {told}")
         elif self.bundle is not None and item.name in self.bundle.files:
             facts.append(f"was the file {self.bundle.files[item.name][0]}")
         else:
@@ -156,9 +159,10 @@ class Opened:
     ) -> list[Prepared]:  # fmt: skip
         """The graph checked and planned with what was typed: once, or in one plan for each point of a sweep."""
         from ..inputs import typed_value
-        from ..sweeps import points, split
+        from ..sweeps import points, refuse_secrets, split
 
         self.runnable(session.registry)
+        refuse_secrets(axes, self.graph)
         fixed = parse_sets(sets)
         runs: list[Prepared] = []
         for point in points(axes):
@@ -180,10 +184,22 @@ class Opened:
             if missing := self.bundle.missing(self.graph, given):
                 raise CheckFailed(missing)
             kept = self.bundle.inputs
-        return session.prepare(
+        prepared = session.prepare(
             self.graph, self.source, self.loader, given, variant=variant, sets=sets, show=show, kept=kept,
             planner=planner,
         )  # fmt: skip
+        if self.bundle is not None:
+            prepared.variant = self.bundle.made.variant
+        return prepared
+
+    def secrets(self, pairs: Sequence[str]) -> list[str]:
+        """What is typed, or stands in the document, and may not be told."""
+        from ..hiding import secret_texts
+
+        given = {name: [value] for name, value in self.typed.items()}
+        for name, _, value in (text.partition("=") for text in pairs):
+            given.setdefault(name if name in self.graph.inputs else name.replace("-", "_"), []).append(value)
+        return secret_texts(self.graph, given)
 
 
 def convert(item: Input, port: Port, value: Any) -> Any:
@@ -252,7 +268,7 @@ class GraphCommand(click.Command):
             _go_offline(True)
         address = None if ctx.resilient_parsing else self._address(ctx, args)
         if address is not None:
-            ctx.meta[_OPENED] = open_graph(address, self._own(ctx))
+            ctx.meta[_OPENED] = open_graph(address, self._own(ctx), lock="--no-lock" not in args)
         return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -324,15 +340,23 @@ def _section(formatter: click.HelpFormatter, title: str, rows: list[tuple[str, s
 
 
 def _variants(graph: GraphDocument) -> Iterator[tuple[str, str]]:
+    from ..hiding import HIDDEN
+
+    secret = {item.name for item in graph.inputs.values() if item.secret}
     for number, (name, values) in enumerate(graph.variants.items()):
+        values = {key: HIDDEN if key in secret else value for key, value in values.items()}
         told = [f"{key}: {_shown(value)}" for key, value in values.items() if key != "set"]
         told += [f"{key}: {_shown(value)}" for key, value in (values.get("set") or {}).items()]
         yield name, ", ".join(told) + ("  [default]" if number == 0 else "")
 
 
-def open_graph(address: str, own: frozenset[str] = frozenset()) -> Opened:
-    """Reads the graph that a command names: a document, a shipped graph's name, or a file that carries a graph."""
+def open_graph(address: str, own: frozenset[str] = frozenset(), *, lock: bool = True) -> Opened:
+    """Reads the graph that a command names: a document, a shipped graph's name, or a file that carries a graph.
+
+    lock: one that lies beside it says which documents of the Hub it includes.
+    """
     from ..language.sources import Loader, open_source
+    from ..locking import pinned
 
     path, bundle = Path(address), None
     if path.suffix and path.suffix not in (".yaml", ".yml") and path.is_file():
@@ -344,12 +368,14 @@ def open_graph(address: str, own: frozenset[str] = frozenset()) -> Opened:
             bundle = read_bundle(path, known)
     loader = Loader()
     source = bundle.source if bundle is not None else open_source(address)
+    source = pinned(source) if lock else source
     return Opened(address, own, loader.load(source), source, loader, bundle)
 
 
 def opened(ctx: click.Context) -> Opened:
-    """The graph of a command's context."""
+    """The graph of a command's context. What is secret among its inputs is not told from here on."""
     found: Opened = ctx.meta[_OPENED]
+    ctx.obj.secrets = found.secrets(ctx.params.get("pairs", ()))
     return found
 
 
@@ -413,7 +439,7 @@ def place_options(function: F) -> F:
     """Where a graph is computed."""
     for option in reversed((
         click.option("--device", metavar="DEVICE", help="cpu, mps, cuda or cuda:1; picked unless given."),
-        click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", help="Of the weights."),
+        click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Of the weights; fp32 unless given."),
     )):  # fmt: skip
         function = option(function)
     return function
@@ -431,19 +457,25 @@ def run_options(function: F) -> F:
         click.option("--memory", metavar="SIZE", help="For weights, such as 6GiB; needed last, dropped first."),
         click.option("--no-cache", is_flag=True, help="Neither reads nor keeps stored results."),
         click.option("--locked", is_flag=True, help="Refuses to go on without a lock beside the graph."),
+        click.option("--no-lock", is_flag=True, help="Takes what is there now, whatever was locked."),
     )):  # fmt: skip
         function = option(function)
     return function
 
 
 def run_session(
-    device: str | None, dtype: str, memory: str | None, no_cache: bool, nodes: Sequence[Path], locked: bool
+    asked: Opened, device: str | None, dtype: str | None, memory: str | None, no_cache: bool, nodes: Sequence[Path],
+    locked: bool, no_lock: bool,
 ) -> Session:  # fmt: skip
-    """The session of `run` and `plan`."""
+    """The session of `run` and `plan`. A picture is made again where and in the precision that it was made."""
     from ..planning.sizes import parse_size
     from ..results import default_results
     from ..session import Options, Session
 
     size = parse_size(memory, "--memory") if memory is not None else None
-    options = Options(device, dtype, size, not no_cache, tuple(nodes), locked)
+    if locked and no_lock:
+        raise InputError("--locked and --no-lock: give one of them")
+    if asked.bundle is not None:
+        device, dtype = asked.bundle.made.place(device, dtype)
+    options = Options(device, dtype or "fp32", size, not no_cache, tuple(nodes), locked, not no_lock)
     return Session(options, default_results() if not no_cache else None)

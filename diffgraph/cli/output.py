@@ -51,6 +51,7 @@ class Destination:
         """
         values = prepared.values
         seed, count = values.get("seed"), values.get("num_images")
+        seed = None if seed is not None and prepared.graph.inputs["seed"].secret else seed
         name = safe(prepared.graph.name or Path(prepared.source.address).stem)
         first = next(iter(suffixes), PLAIN)
         where = cls(

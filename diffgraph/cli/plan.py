@@ -26,8 +26,8 @@ STATES = {"run": "run", "cached": "cached", "unused": "not needed"}
 @click.pass_context
 def command(
     ctx: click.Context, graph: str, variant: str | None, sets: tuple[str, ...], pairs: tuple[str, ...],
-    nodes: tuple[Path, ...], show: tuple[str, ...], device: str | None, dtype: str, memory: str | None,
-    no_cache: bool, locked: bool, sweeps: tuple[str, ...], as_json: bool, debug: bool,
+    nodes: tuple[Path, ...], show: tuple[str, ...], device: str | None, dtype: str | None, memory: str | None,
+    no_cache: bool, locked: bool, no_lock: bool, sweeps: tuple[str, ...], as_json: bool, debug: bool,
 ) -> None:  # fmt: skip
     """Shows what `diffgraph run GRAPH` would do: which nodes run, which come from the store, which weights are needed.
 
@@ -37,7 +37,7 @@ def command(
     from ..sweeps import joined
 
     asked = opened(ctx)
-    session = run_session(device, dtype, memory, no_cache, nodes, locked)
+    session = run_session(asked, device, dtype, memory, no_cache, nodes, locked, no_lock)
     axes = axes_of(asked, sweeps)
     prepared = joined(asked.prepare(session, pairs, variant=variant, sets=sets, show=show, axes=axes))
     program = prepared.program()

@@ -41,13 +41,14 @@ class Listener:
             name = event.path.partition("[")[0]  # reading an input file, one of a list too, is no node
             self.state.ran = self.state.ran or name not in self.inputs
         elif event.kind == "note":
-            self.state.notes.append(event.text)
+            text = self.state.hide(event.text)
+            self.state.notes.append(text)
             if not self.quiet and not self.state.json:
-                self.say(f"note: {event.text}")
-        elif event.kind == "warning" and event.text not in self.state.warnings:
-            self.state.warnings.append(event.text)
+                self.say(f"note: {text}")
+        elif event.kind == "warning" and (text := self.state.hide(event.text)) not in self.state.warnings:
+            self.state.warnings.append(text)
             if not self.state.json:
-                self.say(f"warning: {event.text}")
+                self.say(f"warning: {text}")
         elif event.kind == "preview" and self.file is not None:
             self._write(self.file, event)
         elif event.kind == "download" and event.number == 0 and not self.quiet and not self.state.json:

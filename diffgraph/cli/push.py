@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context, graph: str, variant: str | None, sets: tuple[str, ...], pairs: tuple[str, ...],
     nodes: tuple[Path, ...], repository: str, dry_run: bool, with_weights: bool, picture: Path | None, no_sample: bool,
-    licence: str | None, message: str | None, private: bool, device: str | None, dtype: str, quiet: bool,
+    licence: str | None, message: str | None, private: bool, device: str | None, dtype: str | None, quiet: bool,
     as_json: bool, debug: bool,
 ) -> None:  # fmt: skip
     """Puts GRAPH on the Hub as ORG/REPO: the document, what it includes, its lock, a drawing and a card.
@@ -52,7 +52,7 @@ def command(
     asked, name = opened(ctx), repository_name(repository)
     if sets:
         raise InputError("--set: what is pushed is the document as it stands", hint="change the document, or a variant")
-    session = Session(Options(device, dtype, nodes=nodes), default_results())
+    session = Session(Options(device, dtype or "fp32", nodes=nodes), default_results())
     given = asked.given(pairs, session.registry)
     shared = Shared(session, asked.graph, asked.source, asked.loader, name, given, variant, with_weights, licence, None)
     if picture is not None:

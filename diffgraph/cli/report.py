@@ -21,7 +21,9 @@ class UsageProblem(DiffgraphError):
 
 @dataclass
 class State:
-    """What one invocation knows of itself. command: as it was called. ran: the first node has run."""
+    """What one invocation knows of itself. command: as it was called. ran: the first node has run. secrets: values that
+    are not told.
+    """
 
     command: str = "diffgraph"
     json: bool = False
@@ -29,6 +31,15 @@ class State:
     ran: bool = False
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    secrets: list[str] = field(default_factory=list)
+
+    def hide(self, text: str) -> str:
+        """A text as it may be told: without the secrets of the graph."""
+        if not self.secrets:
+            return text
+        from ..hiding import hidden
+
+        return hidden(text, self.secrets)
 
 
 def say(text: str, **style: Any) -> None:
@@ -50,11 +61,14 @@ def report(error: Exception, state: State) -> int:
     if state.debug and not isinstance(error, click.exceptions.Exit):
         import traceback
 
-        click.echo("".join(traceback.format_exception(error)), err=True)
+        click.echo(state.hide("".join(traceback.format_exception(error))), err=True)
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.ctx.get_help() if error.ctx is not None else "")
         return 0
     found = problems(error, state.command)
+    for problem in found:
+        problem.message = state.hide(problem.message)
+        problem.hint = state.hide(problem.hint) if problem.hint is not None else None
     if state.json:
         put({"errors": [as_json(problem) for problem in found]})
     for problem in found if not state.json else ():

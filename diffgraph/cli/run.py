@@ -43,9 +43,9 @@ PICTURE = ".png"
 @click.pass_context
 def command(
     ctx: click.Context, graph: str, variant: str | None, sets: tuple[str, ...], pairs: tuple[str, ...],
-    nodes: tuple[Path, ...], output: str | None, show: tuple[str, ...], device: str | None, dtype: str,
-    memory: str | None, no_cache: bool, locked: bool, sweeps: tuple[str, ...], no_metadata: bool, preview: bool, preview_file: Path | None,
-    as_json: bool, quiet: bool, debug: bool,
+    nodes: tuple[Path, ...], output: str | None, show: tuple[str, ...], device: str | None,
+    dtype: str | None, memory: str | None, no_cache: bool, locked: bool, no_lock: bool, sweeps: tuple[str, ...],
+    no_metadata: bool, preview: bool, preview_file: Path | None, as_json: bool, quiet: bool, debug: bool,
 ) -> None:  # fmt: skip
     """Runs GRAPH: a document, the name of a shipped graph, or a picture that diffgraph made.
 
@@ -58,7 +58,7 @@ def command(
     asked = opened(ctx)
     started = time.monotonic()
     axes = axes_of(asked, sweeps)
-    session = run_session(device, dtype, memory, no_cache, nodes, locked)
+    session = run_session(asked, device, dtype, memory, no_cache, nodes, locked, no_lock)
     prepared = asked.prepare(session, pairs, variant=variant, sets=sets, show=show, axes=axes)
     labels: Sequence[str | None] = list(names_of(axes)) if axes else [None]
     runs = [
@@ -68,7 +68,7 @@ def command(
     runs[0].check()
     file = PreviewFile(preview_file) if preview_file is not None else None
     with shown(state, asked.graph.inputs, quiet=quiet, preview=preview, file=file) as listener:
-        _compare_files(asked, prepared[0], listener)
+        _compare(asked, prepared[0], listener)
         _make(runs, state, listener)
     grids = _grids(runs, axes)
     if as_json:
@@ -129,12 +129,16 @@ def _put(runs: Sequence[Run], axes: Sequence[Axis], grids: Mapping[str, Path], s
     put({**told, "notes": state.notes, "warnings": state.warnings, "seconds": round(seconds, 3)})
 
 
-def _compare_files(asked: Opened, prepared: Prepared, listener: Listener) -> None:
-    """Says where an input file is not the one that the picture was made from."""
+def _compare(asked: Opened, prepared: Prepared, listener: Listener) -> None:
+    """Says where an input file is not the one that the picture was made from, and what else may change a value."""
     from ..running.run import Event
 
-    for name in asked.bundle.differing(prepared.values) if asked.bundle is not None else ():
+    if asked.bundle is None:
+        return
+    for name in asked.bundle.differing(prepared.values):
         listener(Event("warning", text=f"{name}: this is not the file that {asked.address} was made from"))
+    if told := asked.bundle.made.elsewhere(prepared.settings):
+        listener(Event("note", text=f"{asked.address} was made {told}; its last digits may come out differently"))
 
 
 class Run:
@@ -195,7 +199,7 @@ class Run:
                 continue
             assert results is not None
             key = files_key(writer, self.prepared.planner.key(self.prepared.outputs[name]), self.metadata)
-            known = results.has(key)
+            known = results.has(key) and self.prepared.storable(name)
             files = stored_files(results, key) if known else None
             if files is not None:
                 self.files[name] = files
@@ -242,7 +246,7 @@ class Run:
             files = make_files(writer, value, self.metadata)
         except PortError as error:
             raise RunError(f"output {name}: {error.message}", node=name, hint=error.hint) from error
-        if self.prepared.results is not None:
+        if self.prepared.results is not None and self.prepared.storable(name):
             key = files_key(writer, self.prepared.planner.key(self.prepared.outputs[name]), self.metadata)
             try:
                 keep_files(self.prepared.results, key, files)

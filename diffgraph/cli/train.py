@@ -22,7 +22,7 @@ from .report import State, put
 @click.pass_context
 def command(
     ctx: click.Context, graph: str, variant: str | None, sets: tuple[str, ...], pairs: tuple[str, ...],
-    nodes: tuple[Path, ...], out: Path | None, resume: bool, device: str | None, dtype: str, quiet: bool,
+    nodes: tuple[Path, ...], out: Path | None, resume: bool, device: str | None, dtype: str | None, quiet: bool,
     as_json: bool, debug: bool,
 ) -> None:  # fmt: skip
     """Trains what GRAPH says in its `train` section: a document, or the name of a shipped one such as train/glide.
@@ -45,7 +45,7 @@ def command(
     with shown(state, asked.graph.inputs, quiet=quiet, counts_done=True) as listener:
         path = train(
             Graph.from_source(asked.source, asked.loader, nodes=nodes), given, out=folder,
-            options=Options(device, dtype, None, False, nodes), variant=variant, sets=parse_sets(sets), resume=resume,
+            options=Options(device, dtype or "fp32", None, False, nodes), variant=variant, sets=parse_sets(sets), resume=resume,
             listeners=[listener],
         )  # fmt: skip
     if as_json:

@@ -150,6 +150,9 @@ class Reader:
         if not isinstance(data.get("choices", []), list):
             self.fault(tree.entries["choices"].tree.place, f"input {name}: choices must be a list")
             data["choices"] = []
+        if data.get("secret") is True and data["type"] in ("weights", "folder"):
+            place = tree.entries["secret"].tree.place
+            self.fault(place, f"input {name}: an address cannot be secret", "caches and locks name what is opened")
         return Input(
             name, data["type"], data.get("default"), "default" not in data, data.get("min"), data.get("max"),
             tuple(data.get("choices", ())), str(data.get("help", "")), data.get("secret") is True,

@@ -1,7 +1,8 @@
 """Where documents come from: a file, a shipped graph, the Hub, or the bundle that a picture carries; what they include.
 
-A relative include is found beside the document and below its folder only; `pkg://package/path` from anywhere. One from
-the Hub includes files of its own repository at its own commit, and installed graphs, and nothing else.
+A relative include is found beside the document and below its folder only; `pkg://package/path` from anywhere, and
+`hf://org/repo/path` from a document of this machine. One from the Hub includes files of its own repository at its own
+commit, and installed graphs, and nothing else.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def graphs_folder() -> Path:
 class Source:
     """One document's origin. `address` identifies it, `label` is what errors show, `root` bounds what it includes.
 
-    remote: where on the Hub it is, at a commit. given: what the user gave by naming it, by the name of an input.
+    remote: where on the Hub it is, at a commit. given: what the user gave by naming it, by the name of an input. pins:
+    the commits of repositories that a lock names, by address. origin: the repository, as a document of this machine
+    that includes this one names it.
     """
 
     address: str
@@ -42,6 +45,8 @@ class Source:
     bundle: Mapping[str, str] | None = None
     remote: Address | None = None
     given: Mapping[str, str] = field(default_factory=dict)
+    pins: Mapping[str, str] = field(default_factory=dict)
+    origin: str = ""
 
     def read(self) -> bytes:
         if self.bundle is not None:
@@ -83,7 +88,11 @@ class Source:
         return self.path.parent if self.path is not None else None
 
     def include(self, text: str) -> Source:
-        """The document that `graph: text` means here. Raises CheckError for an address that leaves the root."""
+        """The document that `graph: text` means here. Raises CheckError for an address that leaves the root, HubError."""
+        found = self._include(text)
+        return replace(found, pins=self.pins, origin=found.origin or (self.origin if found.remote is not None else ""))
+
+    def _include(self, text: str) -> Source:
         if not text or "\0" in text:
             raise CheckError(
                 f"graph {text!r}: there is no such file", hint="name a document, such as samplers/plain.yaml"
@@ -96,8 +105,14 @@ class Source:
             return package_source(text)
         if self.remote is not None and self.bundle is None:
             return remote_source(self._own(self.remote, text))
+        if text.startswith("hf://") and self.bundle is None:
+            asked, origin = self._hub_file(text)
+            found = remote_source(replace(asked, revision=self.pins.get(origin) or _commit(asked)))
+            return replace(found, address=asked.canonical, origin=origin)
         if "://" in text:
-            raise CheckError(f"graph address {text!r}: only files beside the document and pkg:// can be included")
+            raise CheckError(
+                f"graph address {text!r}: only files beside the document, pkg:// and hf:// can be included"
+            )
         if self.path is None or self.root is None:
             raise CheckError(
                 f"graph {text!r}: a relative include needs a document with a folder", hint="use pkg://diffgraph/..."
@@ -116,9 +131,12 @@ class Source:
     def _bundled(self, text: str) -> Source | None:
         """A document that the bundle holds."""
         assert self.bundle is not None
-        place = None
+        place, origin = None, ""
         if text.startswith("pkg://"):
             address = text
+        elif text.startswith("hf://") and self.remote is None:
+            asked, origin = self._hub_file(text)
+            place, address = replace(asked, revision=self.pins.get(origin, asked.revision)), asked.canonical
         elif self.remote is not None:
             place = self._own(self.remote, text)
             address = place.canonical
@@ -126,7 +144,18 @@ class Source:
             address = _join(self.address, text if "://" in text else str(PurePosixPath(text)))
         if address not in self.bundle:
             return None
-        return Source(address, self.label.removesuffix(self.address) + address, bundle=self.bundle, remote=place)
+        label = self.label.removesuffix(self.address) + address
+        return Source(address, label, bundle=self.bundle, remote=place, origin=origin)
+
+    def _hub_file(self, text: str) -> tuple[Address, str]:
+        """A document of the Hub that one of this machine names, and its repository as it is named there."""
+        try:
+            place = parse_address(text)
+        except DiffgraphError as error:
+            raise CheckError(f"graph {text!r}: {error.message.partition(': ')[2]}", hint=error.hint) from None
+        if not place.path.endswith(SUFFIXES):
+            raise CheckError(f"graph {text!r}: names no document", hint="name one, such as hf://org/repo/line.yaml")
+        return replace(place, text=""), replace(place, path="", text="").canonical
 
     def _own(self, remote: Address, text: str) -> Address:
         """What a document on the Hub names: a file of the same repository, at the same commit."""
@@ -145,6 +174,13 @@ class Source:
 def remote_source(place: Address) -> Source:
     """The document at an address on the Hub, whose revision is a commit."""
     return Source(place.canonical, f"hf://{place.root}/{place.path}", remote=place)
+
+
+def _commit(place: Address) -> str | None:
+    """The commit that a branch or a tag means now. Raises HubError."""
+    from ..weights.folders import open_folder
+
+    return open_folder(place.above).commit
 
 
 def fetched(place: Address, limit: int) -> Path:
@@ -241,7 +277,7 @@ def repository_source(place: Address) -> Source:
         address = place / INDEX_FILE
         held = {address.canonical: found.text}
         return Source(address.canonical, f"hf://{place.root} as a graph", bundle=held, remote=replace(address, text=""))
-    document, given = f"{name}.yaml", {found.address: str(place.folder)}
+    document, given = f"{name}.yaml", {found.address: str(place)}
     return Source(document, f"{place} as a graph", bundle={document: found.text}, given=given)
 
 

@@ -88,6 +88,7 @@ class Lowering:
         self.handles: dict[str, Handle] = {}
         self.count = 0
         self.depth = 0
+        self.secrets: set[int] = set()  # the slots of secret values
         self._code: list[Instruction] | None = None  # the body being lowered, or None at the top
         self._same: list[dict[str, Slot]] = [{}]
         self._regions: list[dict[str, Outputs]] = [{}]

@@ -40,6 +40,15 @@ class Planner(Lowering):
             return self.handle(kind, {}, Source("<python>", "<python>"), name, Place("<python>"), value)
         return NOTHING if value is None else Known(value, literal_key(value))
 
+    def secret(self, bound: Bound) -> Bound:
+        """The value of a secret input: only the run knows it, and what depends on it is not stored."""
+        if isinstance(bound, Known) and not (bound.value is None or bound.value == ""):
+            known = Known(bound.value, digest("secret", bound.key))
+            bound = Slot(self.index(known), known.key)
+        if isinstance(bound, Slot):
+            self.secrets.add(bound.index)
+        return bound
+
     def file_input(self, given: Any) -> Slot:
         """The value that a reader makes of a file, keyed by the file's content."""
         data = self.index(Known(given.file.data, digest("bytes", given.file.digest)))
@@ -74,7 +83,8 @@ class Planner(Lowering):
                     bound = Known(anchored(bound.value, source), bound.key)
             else:
                 bound = NOTHING if item.default is None else Known(item.default, literal_key(item.default))
-            inside[item.name] = converted(bound, port) if port is not None else bound
+            bound = converted(bound, port) if port is not None else bound
+            inside[item.name] = self.secret(bound) if item.secret else bound
         return Outputs(self.scope(inner, inner_source, inside, path + "."))
 
     # --- bodies

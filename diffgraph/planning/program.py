@@ -99,6 +99,7 @@ def select(
     if store:
         for name, index in wanted.items():
             _store_output(index, keys[name], makers)
+    secret = secret_slots(planner)
     needed = set(wanted.values())
     chosen: list[tuple[Unit, list[Instruction]]] = []
     for unit in reversed(planner.units):
@@ -106,7 +107,7 @@ def select(
         unit.state = "unused"
         if not asked:
             continue
-        stores = unit.stores
+        stores = unit.stores if secret.isdisjoint(unit.gives) else {}
         if stores and all(index in stores and has(stores[index]) for index in asked):
             unit.state = "cached"
             loads = [Instruction(LOAD, (), i, name=unit.stores[i], path=unit.path, place=unit.place) for i in asked]
@@ -119,6 +120,15 @@ def select(
         chosen.append((unit, unit.code))
     chosen.reverse()
     return _lay_out(planner, chosen, wanted, keys)
+
+
+def secret_slots(planner: Lowering) -> set[int]:
+    """The slots whose values depend on a secret."""
+    found = set(planner.secrets)
+    for unit in planner.units if found else ():
+        if not found.isdisjoint(unit.needs):
+            found.update(unit.gives)
+    return found
 
 
 def _store_output(index: int, key: str, makers: Mapping[int, Unit]) -> None:

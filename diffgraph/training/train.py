@@ -165,7 +165,11 @@ class Trainer:
         bare.document = replace(document, inputs=free, train=replace(document.train, settings={}))
         named = {ref.name for node in (*document.nodes.values(), document.train.data) for ref in node_refs(node)}
         named |= {ref.name for ref in arg_refs(document.train.loss)}
-        plain = {k: v for k, v in self.values.items() if k in named and not isinstance(v, GivenAddress)}
+        plain = {
+            k: v
+            for k, v in self.values.items()
+            if k in named and not isinstance(v, GivenAddress) and not document.inputs[k].secret
+        }
         updated = {handle.key for handle in self.parts.values()}
         beside = [h for h in planner.handles.values() if h.folder is not None and h.key not in updated]
         first = hashlib.sha256(str(len(self.data)).encode())  # type: ignore[arg-type]

@@ -79,7 +79,7 @@ def test_a_picture_is_made_again_from_itself_alone(dg: Command, outer: Path, fol
     assert dg("run", outer, "--seed", "3", "--token", "swordfish").lines == ["outer-3.png", '{"length": 9.0}']
     found = bundle("outer-3.png")
     assert found["main"] == "outer.yaml"
-    assert list(found["documents"]) == ["outer.yaml", "parts/inner.yaml"]
+    assert list(found["documents"]) == ["outer.yaml", "outer.yaml.lock", "parts/inner.yaml"]
     assert "# a comment, which stays" in found["documents"]["outer.yaml"]
     assert found["inputs"] == {"seed": 3, "steps": 2}
     assert b"swordfish" not in Path("outer-3.png").read_bytes()
