@@ -54,19 +54,20 @@ def fit_mask(
     image: Annotated[Image, "B C H W", Fact(fitted="no")],
     height: Annotated[int, Bound(ge=1)],
     width: Annotated[int, Bound(ge=1)],
-) -> Annotated[Mask, "M 1 height width", Fact(fitted="yes")]:
+    factor: Annotated[int, Bound(ge=1)] = 1,
+) -> Annotated[Mask, "M 1 factor*height factor*width", Fact(fitted="yes")]:
     """The mask of a picture, as large as a model takes both: 1 where more of it is white than black, 0 elsewhere.
 
     image: the picture that the mask lies on, before it was fitted; the mask has its size, or its ratio of height and
-    width, to a pixel. height, width: as Fit has them, which does the same to the picture. Notes where nothing is white.
-    Raises PortError where the mask is not [B, 1, H, W], or does not lie on the picture.
+    width, to a pixel. height, width, factor: as Fit has them, which does the same to the picture. Notes where nothing is
+    white. Raises PortError where the mask is not [B, 1, H, W], or does not lie on the picture.
     """
     rows, columns = mask.shape[2:]
     tall, wide = image.shape[2:]
     if abs(rows * wide - columns * tall) > max(tall, wide):
         what = f"is {columns} x {rows}, the picture that it lies on {wide} x {tall}"
         raise PortError("mask", what, hint="make them equally large")
-    fitted = binary(fit(mask, height, width))
+    fitted = binary(fit(mask, height, width, factor))
     if not fitted.any():
         note("the mask has no white, so nothing is repainted")
     return fitted

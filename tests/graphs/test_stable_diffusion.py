@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffgraph.errors import CheckFailed
-from diffgraph.session import Options
+from diffgraph.errors import CheckFailed, DiffgraphError
+from diffgraph.session import Options, Prepared
 
 from ..engine.lab import Lab
 from ..fill import randomise
@@ -299,16 +299,21 @@ def test_inpainting_with_a_network_that_was_not_made_for_it(
 
 
 def test_pictures_and_masks_of_any_size(inpainting: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:
-    """They are brought to the size of the model, each by itself."""
+    """They are brought to the size of the model together; a mask of another shape does not lie on the picture."""
     Image.new("RGB", (37, 20), "teal").save(tmp_path / "wide.png")
-    mask = Image.new("L", (90, 100))
-    mask.paste(255, (0, 0, 90, 50))
-    mask.save(tmp_path / "mask.png")
-    prepared = Lab(tmp_path).prepare(
-        GRAPHS / "stable_diffusion_inpaint.yaml", CPU, variant="v1-5", weights=inpainting["v1-5"][0], steps=2, seed=1,
-        image=tmp_path / "wide.png", mask=tmp_path / "mask.png", show=("repainted", "fitted"), **PROMPT,
-    )  # fmt: skip
-    found = prepared.run([])
+
+    def prepared(size: tuple[int, int]) -> Prepared:
+        mask = Image.new("L", size)
+        mask.paste(255, (0, 0, size[0], size[1] // 2))
+        mask.save(tmp_path / "mask.png")
+        return Lab(tmp_path).prepare(
+            GRAPHS / "stable_diffusion_inpaint.yaml", CPU, variant="v1-5", weights=inpainting["v1-5"][0], steps=2,
+            seed=1, image=tmp_path / "wide.png", mask=tmp_path / "mask.png", show=("repainted", "fitted"), **PROMPT,
+        )  # fmt: skip
+
+    with pytest.raises(DiffgraphError, match="is 90 x 100, the picture that it lies on 37 x 20"):
+        prepared((90, 100)).run([])
+    found = prepared((74, 40)).run([])
     assert found["image"].shape == found["fitted"].shape == (1, 3, 16, 16)
     assert found["repainted"].shape == (1, 1, 8, 8)
     assert found["repainted"][0, 0, :, 0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]

@@ -78,6 +78,7 @@ def test_a_mask_covers_what_its_picture_was_cut_to() -> None:
     picture = mask.expand(1, 3, 12, 20)
     assert torch.equal(fit_mask(mask, picture, 12, 12), fit(picture, 12, 12)[:, :1])
     assert set(fit_mask(mask, picture, 5, 5).unique().tolist()) <= {0.0, 1.0}
+    assert torch.equal(fit_mask(mask, picture, 5, 5, factor=2), fit_mask(mask, picture, 10, 10))
 
 
 def test_the_check_tells_what_was_fitted_from_what_was_given() -> None:
