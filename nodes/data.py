@@ -78,8 +78,8 @@ class ImageFolder(Component, version=2):
 
     @classmethod
     def open(cls, config: ImageFolderConfig, folder: Path) -> Self:
-        """Reads the folder. Raises InputError that names what is missing or broken, up to five files at once, and where
-        nothing is left to train on.
+        """Reads the folder. Raises InputError that names what is missing or broken, up to five files at once, where
+        nothing is left to train on, and where captions are to be dropped and there are none.
         """
         listed = read_metadata(folder) if (folder / METADATA).is_file() else list_images(folder)
         data = cls(config)
@@ -102,6 +102,9 @@ class ImageFolder(Component, version=2):
                 raise InputError(f"data: {told}\n  {shown}", hint=hint)
             note(f"{told}, and are left out\n  {shown}")
         data.pixels, data.texts = data.pixels[: len(rows)], [row.text for row in rows]
+        if config.caption_dropout and not any(data.texts):
+            told = f"data: {folder} has no captions, of which {config.caption_dropout:g} are to be dropped"
+            raise InputError(told, hint=f"write a `text` for each image in {METADATA}, or set caption_dropout: 0")
         weights = np.array([row.weight for row in rows], dtype=np.float64)
         names = [row.file.relative_to(folder).as_posix() if row.weight else None for row in rows]
         data.kept = held_out(names, config.held_out)

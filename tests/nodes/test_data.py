@@ -290,6 +290,14 @@ def test_no_folder_and_an_empty_one(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+def test_captions_are_dropped_where_there_are_some(folder: Path) -> None:
+    (folder / "metadata.jsonl").unlink()
+    assert set(opened(folder)(0).text) == {""}
+    with pytest.raises(InputError, match="has no captions, of which 0.12 are to be dropped") as caught:
+        opened(folder, caption_dropout=0.12)
+    assert "metadata.jsonl, or set caption_dropout: 0" in str(caught.value)
+
+
 def test_a_batch_before_a_folder_and_a_negative_step(folder: Path) -> None:
     with pytest.raises(PortError, match="no folder was opened"):
         ImageFolder(ImageFolderConfig())(0)
