@@ -86,14 +86,10 @@ def plot(losses: list[dict[str, Any]], path: Path) -> None:
     steps = [entry["step"] for entry in losses if "loss" in entry]
     values = [entry["loss"] for entry in losses if "loss" in entry]
     held = [(entry["step"], entry["validation_loss"]) for entry in losses if "validation_loss" in entry]
-    smooth, mean = [], values[0] if values else 0.0
-    for value in values:
-        mean += (value - mean) * 0.02
-        smooth.append(mean)
     figure = Figure(figsize=(8, 4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     axes.plot(steps, values, color="#9bb7d4", linewidth=0.6, label="each step")
-    axes.plot(steps, smooth, color="#1f4e79", linewidth=1.6, label="running mean")
+    axes.plot(steps, running_mean(values), color="#1f4e79", linewidth=1.6, label="running mean")
     if held:
         axes.plot(*zip(*held, strict=True), "o-", color="#c2571a", linewidth=1.2, markersize=3, label="held out")
     axes.set(xlabel="step", ylabel="loss", yscale="log")
@@ -102,4 +98,13 @@ def plot(losses: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path)
 
 
-__all__ = ["Sampler", "plot"]
+def running_mean(values: list[float]) -> list[float]:
+    """Up to each value, mostly of the last tenth of them; of fifty, once there are many."""
+    mean, means = 0.0, []
+    for number, value in enumerate(values):
+        mean += (value - mean) * max(10 / (10 + number), 0.02)
+        means.append(mean)
+    return means
+
+
+__all__ = ["Sampler", "plot", "running_mean"]

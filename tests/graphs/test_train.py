@@ -25,6 +25,7 @@ from diffgraph.builder import Graph
 from diffgraph.errors import CheckFailed, DiffgraphError, InputError, Interrupted, RunError, StoreError
 from diffgraph.running.run import Event
 from diffgraph.session import Options
+from diffgraph.training.samples import running_mean
 from diffgraph.training.train import Trainer, train
 
 from ..engine.lab import Lab
@@ -665,6 +666,14 @@ def test_validation_is_told_and_plotted(data: Path, tmp_path: Path) -> None:
     with Image.open(out / "loss.png") as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(10**6) or []}
     assert (194, 87, 26) in colours
+
+
+def test_the_running_mean_keeps_up_with_a_loss_that_falls() -> None:
+    falling = [3 / (step + 1) for step in range(300)]
+    mean = running_mean(falling)
+    assert mean[0] == 3
+    assert all(value < smooth < 1.2 * value for value, smooth in zip(falling[20:], mean[20:], strict=True))
+    assert running_mean([]) == []
 
 
 def test_nothing_to_validate_on(data: Path, tmp_path: Path) -> None:
