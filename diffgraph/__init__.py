@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         StoreError,
         WeightsError,
     )
+    from .originals import Checkpoint, Conversion, Original, Part, Rows
     from .results import Result
     from .running.run import Event
     from .session import Options
@@ -59,6 +60,7 @@ _PLACES = {
         "CheckError", "CheckFailed", "DiffgraphError", "DocumentError", "HubError", "InputError", "Interrupted", "PortError",
         "RunError", "StoreError", "WeightsError",
     ),
+    "originals": ("Checkpoint", "Conversion", "Original", "Part", "Rows"),
     "results": ("Result",),
     "run": ("Event",),
     "session": ("Options",),
@@ -69,7 +71,9 @@ __all__ = [
     "Bound",
     "CheckError",
     "CheckFailed",
+    "Checkpoint",
     "Component",
+    "Conversion",
     "DiffgraphError",
     "DocumentError",
     "Event",
@@ -81,9 +85,12 @@ __all__ = [
     "Interrupted",
     "Kind",
     "Options",
+    "Original",
+    "Part",
     "PortError",
     "Published",
     "Result",
+    "Rows",
     "RunError",
     "StoreError",
     "WeightsError",

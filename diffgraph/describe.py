@@ -19,6 +19,7 @@ from .authoring import Bound, Component, Fact, FileMark, Kind, NodeMark, Pipelin
 from .checking.dims import check_shape
 from .index import type_name
 from .language.graph import FORMS
+from .originals import Original
 from .ports import ANY, BOOL, FLOAT, INT, TEXT, UNSET, Port, Type, port_to_json
 from .weights.config import fields_of
 
@@ -207,7 +208,7 @@ def _inherited(cls: Any, attribute: str) -> bool:
 
 
 def describe_module(module: Any) -> dict[str, Any]:
-    """Everything that a module declares: nodes, kinds, records, readers, writers and importers of pipelines."""
+    """Everything that a module declares: nodes, kinds, records, readers, writers, importers of pipelines, and originals."""
     out: dict[str, Any] = {
         "module": module.__name__,
         "nodes": [],
@@ -215,6 +216,7 @@ def describe_module(module: Any) -> dict[str, Any]:
         "records": {},
         "files": [],
         "pipelines": [],
+        "originals": [],
     }
     for name, thing in vars(module).items():
         if name.startswith("_"):
@@ -223,6 +225,11 @@ def describe_module(module: Any) -> dict[str, Any]:
             port = read_annotation(thing, name)
             if port.type.form == "kind" and port.type.name == name:
                 out["kinds"][name] = port_to_json(port)
+        if isinstance(thing, Original):
+            entry = {"name": thing.name, "keys": thing.keys, "settings": dict(thing.settings), "instead": thing.instead}
+            place = f"{module.__name__}:{name}" if thing.convert is not None else ""
+            out["originals"].append(entry | {"place": place})
+            continue
         if getattr(thing, "__module__", None) != module.__name__:
             continue
         if isinstance(getattr(thing, "__diffgraph__", None), NodeMark):

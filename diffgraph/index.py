@@ -21,7 +21,7 @@ from typing import Any
 
 from .errors import DiffgraphError, InputError
 
-INDEX_FORMAT = 4
+INDEX_FORMAT = 5
 BUILT_IN = "diffgraph.nodes"
 
 

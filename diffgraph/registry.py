@@ -168,6 +168,18 @@ class Pipeline(NamedTuple):
     function: str
 
 
+class OriginalEntry(NamedTuple):
+    """An original checkpoint's form: by which patterns it is known, and the place of its `Original`, "" for one that is
+    not converted.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    settings: Mapping[str, str]
+    instead: str
+    place: str
+
+
 class Registry:
     """The node types, kinds, records, readers, writers and previewers that are installed or were named by the user."""
 
@@ -181,6 +193,7 @@ class Registry:
         self.carriers: dict[str, str] = {}
         self.previewers: dict[str, str] = {}  # by the name of a type
         self.pipelines: dict[str, Pipeline] = {}  # by published class
+        self.originals: dict[str, OriginalEntry] = {}  # by name
         self.broken: dict[str, str] = {}
 
     def add_index(self, index: Mapping[str, Any], digest: str, prefix: str = "") -> None:
@@ -216,6 +229,10 @@ class Registry:
         for entry in index.get("pipelines", ()):
             found = Pipeline(entry["graph"], tuple(entry["libraries"]), entry["function"])
             self.pipelines.update(dict.fromkeys(entry["classes"], found))
+        for entry in index.get("originals", ()):
+            self.originals[entry["name"]] = OriginalEntry(
+                entry["name"], tuple(entry["keys"]), entry["settings"], entry["instead"], entry["place"]
+            )
 
     def get(self, name: str) -> NodeType | None:
         found = self.nodes.get(name)

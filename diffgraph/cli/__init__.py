@@ -24,6 +24,7 @@ COMMANDS = {
     "pull": "Fetch all that a graph needs, to run it offline",
     "push": "Put a graph on the Hub, with a card",
     "import": "Write a published repository of parts as a graph",
+    "convert": "Make a folder of parts from original checkpoints",
     "nodes": "List the node types, or explain one",
     "graphs": "List the shipped graphs, or copy one here to edit it",
     "schema": "Print the JSON Schema of documents, for editors",

@@ -35,14 +35,20 @@ def converted(path: Path, where: str) -> Path:
             out.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WeightsError(f"{out.parent}: cannot be made: {error.strerror}") from None
-        write_whole(out, lambda draft: _convert(path, draft, where))
+        write_whole(out, lambda draft: unpickle(path, draft, where))
     return out
 
 
-def _convert(path: Path, out: Path, where: str) -> None:
+def unpickle(path: Path, out: Path, where: str, *, nested: bool = False) -> None:
+    """Writes the tensors of a pickle to a safetensors file, in a process of its own with limits on memory and time.
+
+    nested: it may be what a trainer wrote, with more than tensors, and dictionaries within one another (see
+    unpickle.py). Raises WeightsError as `converted` does.
+    """
     size = path.stat().st_size
     script = Path(__file__).with_name("unpickle.py")
     command = [sys.executable, "-P", str(script), str(path.resolve()), str(out), str(4 * size + SPARE_BYTES)]
+    command += ["nested"] if nested else []
     seconds = SECONDS_AT_LEAST + size / BYTES_A_SECOND
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     try:

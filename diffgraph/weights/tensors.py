@@ -32,12 +32,16 @@ _BYTES = {
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor that a file promises: its name there, its dtype as safetensors writes it ("F32"), and its shape."""
+    """A tensor that a file promises: its name there, its dtype as safetensors writes it ("F32"), and its shape.
+
+    rows: where it is a part of what the file has: which part, of how many, of each of how many runs of rows.
+    """
 
     file: Path
     name: str
     dtype: str
     shape: tuple[int, ...]
+    rows: tuple[int, int, int] | None = None
 
     @property
     def count(self) -> int:
@@ -159,13 +163,15 @@ def built_without_memory(build: Callable[[], Any]) -> Any:
 
 
 def assign(
-    module: torch.nn.Module, specs: Mapping[str, TensorSpec], *, dtype: torch.dtype | None, device: str, where: str
-) -> None:
+    module: torch.nn.Module, specs: Mapping[str, TensorSpec], *, dtype: torch.dtype | None, device: str, where: str,
+    whole: bool = True,
+) -> None:  # fmt: skip
     """Gives a module that was built on the meta device the tensors of files.
 
     Floating tensors become `dtype` (None: as the file has them); with dtype and device those of the file nothing is
-    copied. Raises WeightsError, before a tensor is read, listing what is missing, left over, or of another shape; and
-    where a tensor holds NaN.
+    copied. whole: these are all tensors of the files, so that a file in which none holds NaN is remembered. Raises
+    WeightsError, before a tensor is read, listing what is missing, left over, or of another shape; and where a tensor
+    holds NaN.
     """
     import torch
 
@@ -189,7 +195,7 @@ def assign(
                 if isinstance(model, torch.nn.Parameter):
                     tensor = torch.nn.Parameter(tensor, requires_grad=model.requires_grad)
                 state.update(dict.fromkeys(group, tensor))
-        if not known_good:
+        if whole and not known_good:
             remember(shard, "no_nan", True)
     owners = dict(module.named_modules(remove_duplicate=False))
     for name, tensor in state.items():
@@ -277,6 +283,9 @@ def _read(file: Any, spec: TensorSpec, where: str) -> torch.Tensor:
         tensor: torch.Tensor = file.get_tensor(spec.name)
     except SafetensorError as error:
         raise WeightsError(f"{where}: {printable(spec.name)}: {printable(str(error))}", hint=_AGAIN) from None
+    if spec.rows is not None:
+        number, parts, runs = spec.rows
+        tensor = tensor.view(runs, parts, -1, *tensor.shape[1:])[:, number].flatten(0, 1)
     return tensor
 
 

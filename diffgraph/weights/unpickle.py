@@ -1,7 +1,9 @@
-"""Turns pickled tensors into safetensors, in a process of its own: `python -P unpickle.py FILE OUT LIMIT`.
+"""Turns pickled tensors into safetensors, in a process of its own: `python -P unpickle.py FILE OUT LIMIT [nested]`.
 
 torch's weights-only loader reads the file, with memory limited and mapped; nothing in it is executed. What is written
-is a flat dictionary of names and tensors, no larger together than the file. Prints one line of JSON: {} or {"error"}.
+is a flat dictionary of names and tensors, no larger together than the file. nested: the file may be what a trainer
+wrote: its `state_dict`, or else every tensor below names and lists, by its path; all else is passed over. Prints one line
+of JSON: {} or {"error"}.
 """
 
 from __future__ import annotations
@@ -13,6 +15,24 @@ import re
 import sys
 import zipfile
 from typing import Any
+
+# What trainers write beside their tensors; each is read as a Stand, which is nothing and does nothing.
+STANDS = (
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+    "_codecs.encode",
+)
+
+
+class Stand:
+    """In place of what is no tensor."""
+
+    def __init__(self, *arguments: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
 
 
 def limit_memory(extra: int) -> None:
@@ -28,13 +48,42 @@ def limit_memory(extra: int) -> None:
 
 
 def check_archive(path: str) -> None:
-    """Refuses an archive whose entries unpack to more than the file holds."""
-    if not zipfile.is_zipfile(path):
+    """Refuses an archive that was cut, or whose entries unpack to more than the file holds."""
+    with open(path, "rb") as file:
+        archived = file.read(4) == b"PK\x03\x04"
+    if archived and not zipfile.is_zipfile(path):
+        raise ValueError("it was cut: the end of the archive is missing")
+    if not archived:
         return
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > os.path.getsize(path):
         raise ValueError(f"it unpacks to {unpacked} bytes, more than it holds")
+
+
+def found_within(loaded: Any) -> dict[str, Any]:
+    """The tensors that a trainer wrote, by their paths. An optimizer's have numbers for names, and are passed over.
+
+    Raises ValueError where there are none.
+    """
+    import torch
+
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    found: dict[str, Any] = {}
+    seen, todo = set(), [("", loaded)]
+    while todo:
+        path, item = todo.pop()
+        if isinstance(item, torch.Tensor):
+            found[path] = item
+        elif isinstance(item, dict | list | tuple) and id(item) not in seen:
+            seen.add(id(item))
+            inner = item.items() if isinstance(item, dict) else enumerate(item)
+            named = not isinstance(item, dict) or all(isinstance(key, str) for key in item)
+            todo += [(f"{path}/{key}" if path else str(key), value) for key, value in inner if named]
+    if not found:
+        raise ValueError("it holds no tensors")
+    return found
 
 
 def flat_tensors(loaded: Any, size: int) -> dict[str, Any]:
@@ -73,7 +122,7 @@ def separate(tensors: dict[str, Any]) -> dict[str, Any]:
     return tensors
 
 
-def main(path: str, out: str, extra: str) -> dict[str, str]:
+def main(path: str, out: str, extra: str, nested: str = "") -> dict[str, str]:
     """Converts; what went wrong is the answer's "error"."""
     import torch
     from safetensors.torch import save_file
@@ -82,10 +131,14 @@ def main(path: str, out: str, extra: str) -> dict[str, str]:
     try:
         check_archive(path)
         mapped = zipfile.is_zipfile(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with torch.serialization.safe_globals([(Stand, name) for name in STANDS] if nested else []):
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        loaded = found_within(loaded) if nested else loaded
         save_file(separate(flat_tensors(loaded, os.path.getsize(path))), out, metadata={"format": "pt"})
     except MemoryError:
         return {"error": "it needs more memory than its size allows"}
+    except EOFError:
+        return {"error": "it was cut, or is no pickle"}
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         return {
