@@ -68,7 +68,8 @@ class Source:
         if self.bundle is not None:
             address = _join(self.address, name)
             found = address in self.bundle
-            return Source(address, _join(self.label, name), bundle=self.bundle) if found else None
+            label = self.label.removesuffix(self.address) + address
+            return Source(address, label, bundle=self.bundle) if found else None
         if self.remote is not None:
             from ..weights.folders import open_folder
 
