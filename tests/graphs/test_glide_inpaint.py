@@ -182,8 +182,8 @@ CHANGES: dict[str, dict[str, Any]] = {
 WIRES: dict[str, str | float] = {  # another value of the same kind that is at hand
     "told.text.tokens": "$no_tokens", "told.no_text.tokens": "$tokens", "low_res.image": "$small_image",
     "hinted.hint.tokens": "$each_no", "hinted.hint.low_res": "$small_image", "large.noise_scale": 0.9,
-    "large.guidance_scale": 3.0, "small_mask.mask": "$large_mask", "large_mask.mask": "$small_mask",
-    "large_mask.image": "$large_image", "large_image.image": "$small_image", "small_mask.image": "$large_image",
+    "large.guidance_scale": 3.0, "small_mask.image": "$large_image", "large_mask.mask": "$small_mask",
+    "large_mask.image": "$large_image", "large_image.image": "$small_image",
     "small.condition": "$told.no_text", "small.uncondition": "$told.text", "small.mask": "$large_mask",
     "small.scheduler": "$large_steps", "small.model": "$upsampler", "small.image": "$large_image",
     "large.scheduler": "$small_steps", "large.condition": "$hinted.no_hint",
