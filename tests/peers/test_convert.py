@@ -252,9 +252,10 @@ def test_the_librarys_converters_make_the_same_text_encoder(stable_diffusion: tu
         found = Theirs.convert_ldm_clip_checkpoint(dict(state))
     else:
         found = Theirs.convert_open_clip_checkpoint(peer, dict(state), prefix="cond_stage_model.model.")
+    found = {name.removeprefix("text_model."): value for name, value in found.items()}
     peer.load_state_dict(
-        {name.removeprefix("text_model."): value for name, value in found.items() if "_ids" not in name}
-    )
+        {name: found[name] for name in peer.state_dict()}
+    )  # without the layer that version 2 leaves out
     end = config["eos_token_id"]
     ids = torch.tensor([[end - 1, 5, 60, 100, *[end] * (TINY["length"] - 4)]])
     ours = CLIPText.from_pretrained(place / "text_encoder")(Tokens(ids, ids < end))
