@@ -24,6 +24,11 @@ sys.path.insert(0, str(PACKAGES))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background would hand "ignored" on to children
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """One after the other where published checkpoints are loaded, which fill the memory; else as many as there are cores."""
+    return 0 if config.option.markexpr == "hub" else None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """torch on one thread; the cache folder goes at the end."""

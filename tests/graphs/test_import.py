@@ -27,20 +27,14 @@ from diffgraph.weights.folders import open_folder
 from ..engine.lab import Lab
 from ..hub import users_hub
 from ..hub_server import HubServer
-from ..parity import agree
+from ..library import SEED, Library, compare, pictures, theirs
 from .conftest import GRAPHS, Cli
 from .test_ddpm import write_ddpm
 from .test_imagen import published as write_imagen
 from .test_ldm import built, write_celebahq, write_openimages, write_text2im
 from .test_stable_diffusion import write_pipeline
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import diffusers
-
-Library: Any = diffusers
 CPU = Options(device="cpu")
-SEED = 5
 PROMPT = {"prompt": "a green dog", "negative_prompt": "a red apple"}
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # the library's own, of NumPy
 
@@ -192,49 +186,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     return find
 
 
-def pictures(name: str, folder: Path) -> dict[str, Path]:
-    """The picture, and for inpainting the mask, that a graph is given."""
-    size = PICTURES.get(name)
-    if size is None:
-        return {}
-    draw = torch.randint(0, 256, (4, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    Image.fromarray(draw.numpy()).resize((size, size), Image.Resampling.BICUBIC).save(folder / "picture.png")
-    mask = Image.new("L", (size, size))
-    mask.paste(255, (size // 4, size // 8, size // 2, size // 2))
-    mask.save(folder / "mask.png")
-    return {"image": folder / "picture.png"} | ({"mask": folder / "mask.png"} if name.startswith("inpaint") else {})
-
-
-def theirs(folder: Path, given: dict[str, Any]) -> torch.Tensor:
-    """The library's picture in [-1, 1], with its own names for what the graph is given."""
-    called = {("num_inference_steps" if key == "steps" else key): value for key, value in given.items()}
-    called.pop("size", None)  # is that of the picture
-    if "image" in called:
-        called["image"] = Image.open(called["image"])
-    if "mask" in called:
-        called |= {"mask_image": Image.open(called.pop("mask")), "height": 16, "width": 16}
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # of its own
-        pipeline = Library.DiffusionPipeline.from_pretrained(folder)
-        pipeline.set_progress_bar_config(disable=True)
-        if "label" in called:
-            called["class_labels"] = pipeline.get_label_ids([called.pop("label")])
-        if type(pipeline).__name__.startswith("IF"):
-            called["clean_caption"] = False
-        first = (called.pop("prompt"),) if "LDMText" in type(pipeline).__name__ else ()
-        generator = torch.Generator().manual_seed(SEED)
-        images = pipeline(*first, generator=generator, output_type="np", **called).images
-    return torch.from_numpy(images).permute(0, 3, 1, 2) * 2 - 1
-
-
-def compare(folder: Path, images: torch.Tensor, expected: torch.Tensor, what: str) -> None:
-    """Pictures that are equal to 1e-4, with some contrast. what: which repository this is."""
-    pipeline = json.loads((folder / "model_index.json").read_text())["_class_name"]
-    graph = Path(registry().pipelines[pipeline].graph).stem
-    assert expected.std() > 0.1
-    agree(graph, f"diffusers {pipeline}", images.clamp(-1, 1), expected, tolerance=1e-4, what=what)
-
-
 # --- the same pictures ------------------------------------------------------------------------------------------------
 
 
@@ -245,7 +196,7 @@ def test_the_librarys_pictures(name: str, repository: Callable[[str], Path], cli
     document = folder.parent / f"{name}.yaml"
     done = cli("import", folder, "-o", document)
     assert done.exit_code == 0, done.stderr
-    given = OURS[name] | pictures(name, tmp_path)
+    given = OURS[name] | pictures(tmp_path, PICTURES.get(name), masked=name.startswith("inpaint"))
     images = Lab(tmp_path).run(document, CPU, seed=SEED, **given)["image"]
     expected = theirs(folder, given)
     compare(folder, images, expected, name)
@@ -399,7 +350,7 @@ def test_configs_of_2022_are_mended_as_the_library_mends_them(
         rewrite(folder / "scheduler/scheduler_config.json", **config)
         document = tmp_path / name / "old.yaml"
         assert cli("import", folder, "-o", document).exit_code == 0
-        given = OURS[name] | pictures(name, tmp_path)
+        given = OURS[name] | pictures(tmp_path, PICTURES.get(name), masked=name.startswith("inpaint"))
         images = Lab(tmp_path).run(document, CPU, seed=SEED, **given)["image"]
         compare(folder, images, theirs(folder, given), f"{scheduler}, a config of 2022")
 
