@@ -32,7 +32,7 @@ import pytest
 
 from .hub import users_hub
 from .hub_server import TOKEN
-from .parts import save_clip, save_ddpm
+from .parts import save_clip, save_ddpm, save_dit
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -69,6 +69,11 @@ def small_stable_diffusion(folder: Path) -> None:
     index(folder, "StableDiffusionPipeline", parts, text_encoder="CLIPTextModel", tokenizer="CLIPTokenizer")
 
 
+def small_dit(folder: Path) -> None:
+    """As facebook/DiT-XL-2-256."""
+    save_dit(folder)
+
+
 def small_weights(folder: Path) -> None:
     """A U-Net and its scheduler."""
     save_ddpm(folder)
@@ -90,6 +95,7 @@ def index(folder: Path, pipeline: str, parts: dict[str, str], **texts: str) -> N
 PUBLISHED: dict[str, Callable[[Path], None]] = {
     "google/ddpm-church-256": small_church,
     "stable-diffusion-v1-5/stable-diffusion-v1-5": small_stable_diffusion,
+    "facebook/DiT-XL-2-256": small_dit,
     "org/small": small_weights,
     "org/large": small_weights,
     "org/circle": small_circle,
