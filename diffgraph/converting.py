@@ -310,7 +310,10 @@ def _write_index(folder: Path, parts: Sequence[Part], conversion: Conversion) ->
     """The index of the folder, where its layout has one."""
     if not conversion.index:
         return
-    classes = {part.name: [part.library, registry().nodes[part.node].published[0]] for part in parts}
+    types = registry().nodes
+    classes = {
+        part.name: [part.library, (types[part.node].published or (types[part.node].qualname,))[0]] for part in parts
+    }
     text = json.dumps({**conversion.index, **classes}, indent=2)
     write_whole(folder / INDEX_FILE, lambda path: path.write_text(text + "\n", encoding="utf-8"))
 

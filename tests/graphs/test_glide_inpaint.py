@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffgraph.errors import CheckFailed, WeightsError
+from diffgraph.errors import CheckFailed
 from diffgraph.nodes.images import read_image
 from diffgraph.nodes.models.unet_glide import UNetGLIDE
 from diffgraph.nodes.text.tokenizer import Tokenizer
@@ -350,36 +349,6 @@ def test_without_a_picture_or_a_mask(cli: Cli) -> None:
     assert done.exit_code == 2
     done.says("the input image .* is missing")
     done.says("the input mask .* is missing")
-
-
-# --- the published checkpoints ---------------------------------------------------------------------------------------
-
-
-def test_openais_checkpoints_are_converted(glide_inpaint_parts: Path, scene: Path, tmp_path: Path) -> None:
-    """A pickled flat state dict becomes a folder that runs as the one that it came from; a tensor that is missing, or
-    those of another network, are refused.
-    """
-    script = runpy.run_path(str(GRAPHS.parent / "scripts/convert_glide.py"))
-    made = tmp_path / "made"
-    for name in ("base", "upsampler"):
-        network = UNetGLIDE.from_pretrained(glide_inpaint_parts / name)
-        torch.save(network.state_dict(), tmp_path / f"{name}.pt")
-        script["convert"](tmp_path / f"{name}.pt", network.config, made / name, "float32")
-    script["write_schedulers"](made)
-    Tokenizer.from_pretrained(glide_inpaint_parts / "base").save_pretrained(made / "base")
-    images = [run(tmp_path, weights, scene)["image"] for weights in (glide_inpaint_parts, made)]
-    assert torch.equal(*images)
-    with pytest.raises(WeightsError, match="these are the weights of another model"):
-        script["convert"](tmp_path / "base.pt", script["networks"](True)["base"], tmp_path / "other", "float32")
-
-
-def test_the_published_networks() -> None:
-    """Their numbers of parameters, as the original's code has them."""
-    networks = runpy.run_path(str(GRAPHS.parent / "scripts/convert_glide.py"))["networks"]
-    for inpaint, wanted in ((False, (385_030_726, 398_361_286)), (True, (385_037_638, 398_368_198))):
-        with torch.device("meta"):
-            built = [UNetGLIDE(config) for config in networks(inpaint).values()]
-        assert tuple(sum(p.numel() for p in network.parameters()) for network in built) == wanted
 
 
 # --- image to image --------------------------------------------------------------------------------------------------
