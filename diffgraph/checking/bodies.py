@@ -37,8 +37,14 @@ class Bodies(Calls):
             scope.used.update(cycle)
         for node in order:
             known = len(self.problems)
-            value = self._fresh(self.node(node, scope), scope.loops)
+            value = self._made(self._fresh(self.node(node, scope), scope.loops))
             scope.names[node.name] = value if len(self.problems) == known or value.type != ANY else Value(ANY)
+
+    def _made(self, value: Value) -> Value:
+        """What a node gives: where its origin is unknown it is this node, and so the same for each who takes it."""
+        if value.type.form == "outputs":
+            return replace(value, fields={name: self._made(inner) for name, inner in value.fields.items()})
+        return value if value.origin else replace(value, origin=self.unifier.fresh())
 
     def node(self, node: Node, scope: Scope) -> Value:
         return getattr(self, f"_{node.form}")(node, scope)  # type: ignore[no-any-return]
@@ -94,7 +100,7 @@ class Bodies(Calls):
                     f"{node.name}: {name} is carried but never changed",
                     "wire into `next` what it becomes, or do not carry it",
                 )
-            result[name] = replace(start[name], literal=UNSET, known=UNSET)
+            result[name] = replace(start[name], literal=UNSET, known=UNSET, origin=0)
         for name, arg in node.collect.items():
             value = self.value(arg, inside, f"{node.name}.collect.{name}")
             result[name] = Value(Type("list", item=Port(value.type)), item=value)
@@ -110,7 +116,7 @@ class Bodies(Calls):
     def _carried(self, start: Value) -> Value:
         """What a carried value is inside the loop: the start's type and shape, and what the body's ports say besides."""
         learns = start.learns or start.type.form == "kind"
-        return replace(start, literal=UNSET, known=UNSET, facts=dict(start.facts), learns=learns)
+        return replace(start, literal=UNSET, known=UNSET, facts=dict(start.facts), learns=learns, origin=0)
 
     def _stale(self, node: Node) -> None:
         """Refuses, inside a loop, what a carried value was before the loop: every turn would begin anew."""
@@ -228,5 +234,5 @@ class Bodies(Calls):
         if node.as_name and node.as_name not in inside.used:
             self.fault(node.place, f"{node.name}: the score does not depend on ${node.as_name}")
         self._leave(node, node.body, scope, inside, own)
-        slope = replace(x, literal=UNSET, facts={**x.facts, "derivative": "yes"})
+        slope = replace(x, literal=UNSET, facts={**x.facts, "derivative": "yes"}, origin=0)
         return Value(Type("outputs", node.name), fields={"value": score, "grad": slope})

@@ -235,6 +235,46 @@ def test_a_ticket_is_used_once_across_included_graphs(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "fault"),
+    [
+        ("$a", "$a", True),
+        ("$a", "$b", False),  # two loops that start alike
+        ("$of_a", "$of_a_too", True),  # made in the same way
+        ("$of_a", "$of_b", False),
+        ("$of_a", "$w", True),  # handed on by a branch
+        ("$c.t", "$c.u", False),  # two values of a loop that start alike
+        ("$x", "$x", True),
+    ],
+)
+def test_what_must_differ(first: str, second: str, fault: bool, tmp_path: Path) -> None:
+    """Also of what comes out of a loop."""
+    inputs = "p: {type: float}\nq: {type: float, differs: p}"
+    loop = "loop: [1, 2], as: i, carry: {t: $x}, nodes: {n: {node: arith.Add, a: $t, b: $i}}, next: {t: $n}"
+    part = "value: {node: arith.Add, a: $p, b: $q}"
+    top = f"""
+x: {{node: arith.Add, a: 1.0}}
+a: {{{loop}}}
+b: {{{loop}}}
+c:
+  loop: [1, 2]
+  as: i
+  carry: {{t: $x, u: $x}}
+  nodes: {{n: {{node: arith.Add, a: $t, b: $i}}, m: {{node: arith.Add, a: $u, b: 1.0}}}}
+  next: {{t: $n, u: $m}}
+of_a: {{node: arith.Power, base: $a}}
+of_a_too: {{node: arith.Power, base: $a}}
+of_b: {{node: arith.Power, base: $b}}
+w: {{when: true, nodes: {{}}, outputs: {{x: $of_a}}, else: {{nodes: {{}}, outputs: {{x: $of_b}}}}}}
+all: {{node: arith.Sum, values: [$a, $b, $c.t, $c.u, $of_a, $of_a_too, $of_b, $w]}}
+more: {{node: arith.Add, a: $all, b: $x}}
+met: {{graph: part.yaml, p: {first}, q: {second}}}
+value: {{node: arith.Add, a: $more, b: $met}}
+"""
+    found = included(tmp_path, part, top, inputs)
+    assert [("they must differ" in problem) for problem in found] == [True] * fault, found
+
+
 def test_an_included_graph_may_give_a_component(tmp_path: Path) -> None:
     (tmp_path / "part.yaml").write_text(document('f: {node: arith.Formatter, template: "<{}>"}', outputs="{f: $f}"))
     for call in ("$p", "$p.f"):
