@@ -109,7 +109,8 @@ class Checker(Bodies):
             if isinstance(actual, int):
                 self.unifier.numbers[item.name] = actual
         elif port.type.form in ("scalar", "choice", "list", "kind"):
-            value.known = actual if is_plain(actual) else UNSET
+            names_a_file = port.type.form == "kind" and isinstance(actual, str) and "text" not in port.type.literals
+            value.known = actual if is_plain(actual) and not names_a_file else UNSET
             if port.type.name in ("text", "weights", "bool"):
                 value.literal = value.known
         if port.type.form == "kind" and (shape := getattr(actual, "shape", None)) is not None:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffgraph.builder import Graph
 from diffgraph.errors import CheckFailed
 from diffgraph.nodes.images import read_image
 from diffgraph.nodes.models.unet_glide import UNetGLIDE
@@ -352,6 +353,11 @@ def test_without_a_picture_or_a_mask(cli: Cli) -> None:
 
 
 # --- image to image --------------------------------------------------------------------------------------------------
+
+
+def test_the_graph_is_checked_with_the_files_of_its_variants() -> None:
+    """They are named, and not read for it."""
+    Graph.load(INPAINT).check()
 
 
 def test_a_strength_of_0_hands_the_small_picture_to_the_upsampler(
