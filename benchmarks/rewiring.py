@@ -104,8 +104,10 @@ def make_parts(folder: Path) -> None:
         return folder / name
 
     parts.save_glide(place("glide"))
+    parts.save_glide_inpaint(place("glide_inpaint"))
     parts.save_ddpm(place("ddpm"))
     parts.save_imagen(place("imagen"))
+    parts.save_dit(place("dit"))
     parts.save_ldm(place("ldm"))
     parts.save_codebook(place("ldm_unconditional"), 3)
     parts.save_codebook(place("ldm_super_resolution"), 6)
@@ -117,20 +119,27 @@ def make_parts(folder: Path) -> None:
 
 
 WEIGHTS = {
-    "glide_base": "glide", "glide_inpaint": "glide", "glide_img2img": "glide", "imagen_base": "imagen",
-    "imagen_if": "imagen/base", "stable_diffusion_img2img": "stable_diffusion",
+    "glide_base": "glide", "glide_img2img": "glide", "imagen_base": "imagen", "imagen_if": "imagen/base",
+    "imagen_if_base": "imagen/base", "imagen_if_upsampler": "imagen/upsampler",
+    "stable_diffusion_img2img": "stable_diffusion", "train/ddpm_finetune": "ddpm", "train/glide_finetune": "glide",
+    "train/stable_diffusion": "stable_diffusion",
 }  # fmt: skip
+SIZES = {"train/ddpm_finetune": 8, "train/glide_finetune": 8, "train/stable_diffusion": 16}  # of the pictures
 
 
 def inputs_of(name: str, folder: Path) -> dict[str, Any]:
     """Values for a system's inputs that make it run in a moment; none is at its default where two could be confused."""
     if name.startswith("train/"):
-        given: dict[str, Any] = {"data": str(folder / "data"), "steps": 1, "batch": 2}
-        return given | ({"tokenizer": GivenAddress(folder / "words")} if "glide" in name else {})
-    values: dict[str, Any] = {
-        "prompt": "red", "negative_prompt": "blue", "seed": 3, "num_images": 2, "steps": 3, "upsampler_steps": 2,
-        "guidance_scale": 2.5, "upsampler_guidance_scale": 3.5, "noise_level": 70, "strength": 0.7, "rescale": 0.3,
-        "image": folder / "photo/image.png", "mask": folder / "photo/mask.png",
+        values: dict[str, Any] = {"data": str(folder / "data"), "steps": 1, "batch": 2}
+        if name in SIZES:
+            values |= {"size": SIZES[name], "weights": GivenAddress(folder / WEIGHTS[name])}
+        elif "glide" in name:
+            values["tokenizer"] = GivenAddress(folder / "words")
+        return values
+    values = {
+        "prompt": "red", "negative_prompt": "blue", "label": "ostrich", "seed": 3, "num_images": 2, "steps": 3,
+        "upsampler_steps": 2, "guidance_scale": 2.5, "upsampler_guidance_scale": 3.5, "noise_level": 70,
+        "strength": 0.7, "rescale": 0.3, "image": folder / "photo/image.png", "mask": folder / "photo/mask.png",
         "weights": GivenAddress(folder / WEIGHTS.get(name, name)),
         "upsampler_weights": GivenAddress(folder / "imagen/upsampler"),
     }  # fmt: skip
