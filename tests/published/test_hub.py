@@ -78,7 +78,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str,
 
 def age(kind: str, folder: Path) -> None:
     """Gives a repository what published ones of this kind have: pickles, a checker, no word of a scale."""
-    if kind in ("dit", "ldm"):
+    if kind == "dit":
         for path in folder.rglob("*.safetensors"):
             stem = "pytorch_model" if path.stem == "model" else path.stem
             torch.save(load_file(path), path.with_name(f"{stem}.bin"))
