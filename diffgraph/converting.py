@@ -77,29 +77,38 @@ def convert(files: Sequence[Path], out: Path, options: Options | None = None) ->
     for an option or a folder; HubError where a part that no file holds is not reached. Nothing is left behind then.
     """
     options = options or Options()
-    dtype, place = tensor_dtype(options.dtype), out.expanduser().absolute()
+    place = out.expanduser().absolute()
     _check_empty(place, out)
-    with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as drafts:
-        draft = Path(drafts) / "folder"
-        draft.mkdir()
-        jobs = [_Job.of(path, Path(drafts) / f"{number}.safetensors", options) for number, path in enumerate(files)]
-        _check_together(jobs, options)
-        made = [(part, job.built(part)) for job in jobs for part in job.conversion.parts if not part.source]
-        made += [(part, _fetched(part, options)) for job in jobs for part in job.fetched(options)]
-        written = []
-        for part, component in made:
-            module = is_module(type(component))
-            save_pretrained(component, draft / part.place, dtype=dtype if module else None)
-            count = sum(tensor.numel() for tensor in component.state_dict().values()) if module else 0  # type: ignore[attr-defined]
-            source = str((options.sources or {}).get(part.name, part.source)) if part.source else ""
-            written.append(Written(part.place, part.node, count, source))
-        first = jobs[0].conversion
-        _write_index(draft, [part for part, _ in made], first)
-        found = Converted(out, first.title, tuple(written), first.run.replace("FOLDER", str(out)), first.note)
-        (draft / "README.md").write_text(_card(found, jobs, place.name), encoding="utf-8")
-        if place.exists():
-            place.rmdir()
-        draft.rename(place)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as drafts:
+            found = _drafted(files, out, options, Path(drafts))
+            if place.exists():
+                place.rmdir()
+            (Path(drafts) / "folder").rename(place)
+    except OSError as error:
+        raise WeightsError(f"{out}: cannot be written: {error.strerror or error}") from None
+    return found
+
+
+def _drafted(files: Sequence[Path], out: Path, options: Options, drafts: Path) -> Converted:
+    """Makes the folder as `drafts/folder`; pickled tensors lie beside it."""
+    draft, dtype = drafts / "folder", tensor_dtype(options.dtype)
+    draft.mkdir()
+    jobs = [_Job.of(path, drafts / f"{number}.safetensors", options) for number, path in enumerate(files)]
+    _check_together(jobs, options)
+    made = [(part, job.built(part)) for job in jobs for part in job.conversion.parts if not part.source]
+    made += [(part, _fetched(part, options)) for job in jobs for part in job.fetched(options)]
+    written = []
+    for part, component in made:
+        module: Any = component if is_module(type(component)) else None
+        save_pretrained(component, draft / part.place, dtype=dtype if module is not None else None)
+        count = sum(tensor.numel() for tensor in module.state_dict().values()) if module is not None else 0
+        source = str((options.sources or {}).get(part.name, part.source)) if part.source else ""
+        written.append(Written(part.place, part.node, count, source))
+    first = jobs[0].conversion
+    _write_index(draft, [part for part, _ in made], first)
+    found = Converted(out, first.title, tuple(written), first.run.replace("FOLDER", str(out)), first.note)
+    (draft / "README.md").write_text(_card(found, jobs, out.absolute().name), encoding="utf-8")
     return found
 
 

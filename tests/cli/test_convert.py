@@ -108,8 +108,8 @@ def test_glide_of_two_files(dg: Command) -> None:
     write_tokenizer(Path("words"), 77)
     state = glide(3)
     file("base.pt", state)
-    file("upsample.pt", glide(6))
-    done = dg("convert", "upsample.pt", "base.pt", "-o", "out", "--part", "tokenizer=words", "--dtype", "fp16")
+    file("upsample.safetensors", glide(6))
+    done = dg("convert", "upsample.safetensors", "base.pt", "-o", "out", "--part", "tokenizer=words", "--dtype", "fp16")
     assert done.code == 0, done.err
     assert json.loads(Path("out/base/tokenizer_config.json").read_text())["model_max_length"] == 8
     upsampler = json.loads(Path("out/upsampler/config.json").read_text())
@@ -258,8 +258,8 @@ def test_if_with_a_text_encoder_that_is_here(dg: Command) -> None:
 
 def test_an_autoencoder_alone(dg: Command) -> None:
     shapes = made.coder(32, (1, 2, 4), 3, codebook=16) | made.below("loss.discriminator.", made.layer("main.0", 4, 3))
-    file("vq.ckpt", {"state_dict": made.random_state(shapes)})
-    done = dg("convert", "vq.ckpt", "-o", "out")
+    file("vq.safetensors", made.random_state(shapes))
+    done = dg("convert", "vq.safetensors", "-o", "out")
     assert done.code == 0, done.err
     config = json.loads(Path("out/config.json").read_text())
     assert (config["_class_name"], config["scaling_factor"]) == ("VQModel", 1.0)
@@ -289,10 +289,10 @@ def test_offline_the_option_is_told(dg: Command) -> None:
 
 def test_a_package_adds_an_original(dg: Command) -> None:
     state = {"lines.w": torch.arange(8.0).reshape(4, 2), "lines.b": torch.zeros(2), "age": torch.tensor(1.0)}
-    file("old.ckpt", state)
-    refused(dg("convert", "old.ckpt", "-o", "out", "--set", "units=foot"), "did you mean unit?")
-    refused(dg("convert", "old.ckpt", "-o", "out", "--set", "unit=3"), "--set unit=3")
-    done = dg("convert", "old.ckpt", "-o", "out", "--set", "unit=foot")
+    file("old.safetensors", state)
+    refused(dg("convert", "old.safetensors", "-o", "out", "--set", "units=foot"), "did you mean unit?")
+    refused(dg("convert", "old.safetensors", "-o", "out", "--set", "unit=3"), "--set unit=3")
+    done = dg("convert", "old.safetensors", "-o", "out", "--set", "unit=foot")
     assert done.code == 0, done.err
     assert torch.equal(load_file("out/linear/model.safetensors")["weight"], state["lines.w"][:2])
     assert json.loads(Path("out/linear/config.json").read_text())["unit"] == "foot"
@@ -485,7 +485,18 @@ def test_options(dg: Command) -> None:
     assert Path("empty/base/config.json").is_file()
 
 
-def test_help_needs_no_torch(dg: Command) -> None:
+def test_a_full_disk(dg: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    file("church.safetensors", ddpm())
+    for place in ("diffgraph.converting._write_index", "tempfile.TemporaryDirectory"):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, full)
+            refused(dg("convert", "church.safetensors", "-o", "out"), "out: cannot be written: No space left on device")
+
+
+def test_recognising_needs_no_torch(dg: Command) -> None:
     script = "import sys; from diffgraph.converting import recognised; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
