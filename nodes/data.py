@@ -16,7 +16,7 @@ from ..authoring import Bound, Component, Fact, note
 from ..errors import InputError, PortError
 from .draw import seeded
 from .images import read_points
-from .kinds import Image, Rng
+from .kinds import CLEAN, Image, Rng
 
 METADATA = "metadata.jsonl"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
@@ -25,7 +25,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 class Batch(NamedTuple):
     """What one training step sees. `image` [B, 3, H, W]; `text`: B captions; `rng`: a fresh stream an image."""
 
-    image: Annotated[Image, "batch 3 size size", Fact(space="pixel")]
+    image: Annotated[Image, "batch 3 size size", Fact(space="pixel"), CLEAN]
     text: list[str]
     rng: Annotated[Rng, "batch"]
 

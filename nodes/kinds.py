@@ -36,7 +36,7 @@ State = Annotated[Any, Kind("State")]  # what a solver remembers between steps
 
 
 UNSCALED = Fact(scaled="no", derivative="no")  # as the solver keeps it
-SCALED = Fact(scaled="yes", derivative="no")  # as the model sees it, made by `scheduler.scale_input`
+SCALED = Fact(scaled="yes", derivative="no", level="noisy")  # as the model sees it, made by `scheduler.scale_input`
 CLEAN = Fact(level="clean")  # x_0
 NOISY = Fact(level="noisy")  # x_t, made by `scheduler.add_noise`
 UNDERWAY = Fact(scaled="no", derivative="no", level="noisy")  # x_t of a solver's step: no picture, no gradient

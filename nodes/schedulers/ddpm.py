@@ -10,7 +10,7 @@ import numpy as np
 
 from ...authoring import Bound, Component, Fact, static
 from ...errors import PortError
-from ..kinds import CLEAN, SPACE, UNDERWAY, Loss, Prediction, Rng, Sample, State, Step, Stepped, Steps, Timestep
+from ..kinds import CLEAN, NOISY, SPACE, UNDERWAY, Loss, Prediction, Rng, Sample, State, Step, Stepped, Steps, Timestep
 from .discrete import PREDICTED, DiffusionConfig, DiscreteDiffusion, noise_like, published_as, same_shape
 from .noise_schedule import (
     MIN_VARIANCE,
@@ -113,8 +113,8 @@ class DDPMScheduler(DiscreteDiffusion, Component, version=1):
     def variational_bound(
         self,
         prediction: Annotated[Prediction, "B ...", PREDICTED, SPACE],
-        sample: Annotated[Sample, "B ...", SPACE, UNDERWAY],
-        noisy: Annotated[Sample, "B ...", SPACE],
+        sample: Annotated[Sample, "B ...", SPACE, CLEAN],
+        noisy: Annotated[Sample, "B ...", SPACE, NOISY],
         timestep: Timestep,
     ) -> Annotated[Loss, "B"]:
         """The term L_t of the variational bound, in bits a dimension, that trains the variance alone (arXiv:2102.09672,

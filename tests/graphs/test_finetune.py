@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from diffgraph.builder import Graph
-from diffgraph.errors import DiffgraphError
+from diffgraph.errors import CheckFailed, DiffgraphError
 from diffgraph.session import Options
 from diffgraph.training.train import Trainer, train
 
@@ -114,3 +114,20 @@ def test_from_a_repository_of_the_hub(published: str, ddpm_parts: Path, data: Pa
     assert any(not torch.equal(after[key], before[key]) for key in before)
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["block_out_channels"] == [32, 32]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("$unet, sample: $noisy", "$unet, sample: $batch_of.image"),
+        ("prediction: $prediction, sample: $batch_of.image", "prediction: $prediction, sample: $noisy"),
+        ("noisy: $noisy", "noisy: $batch_of.image"),
+    ],
+)
+def test_the_check_tells_a_clean_picture_from_a_noisy_one(right: str, wrong: str) -> None:
+    """Where either is used elsewhere too, so that no wire is left over."""
+    text = (GRAPHS / "train/glide_finetune.yaml").read_text()
+    assert text.count(right) == 1
+    Graph.from_text(text).check()
+    with pytest.raises(CheckFailed, match="clean"):
+        Graph.from_text(text.replace(right, wrong)).check()
