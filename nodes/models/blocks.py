@@ -77,13 +77,15 @@ def timestep_rows(port: str, timestep: int | float | Tensor, rows: int, device: 
 
 
 def check_tensor(port: str, value: Tensor, shape: tuple[int | None, ...], device: torch.device) -> None:
-    """Raises PortError unless `value` is a floating-point tensor of this shape (None is any size) on this device."""
+    """Raises PortError unless `value` is a floating-point tensor of this shape (None is any size from 1) on this device."""
     sizes = [("B" if place == 0 else "any") if size is None else str(size) for place, size in enumerate(shape)]
     wanted = "[" + ", ".join(sizes) + "]"
     if not isinstance(value, Tensor):
         raise PortError(port, f"must be a tensor {wanted}, not {type(value).__name__}")
     if value.ndim != len(shape) or any(size not in (None, got) for size, got in zip(shape, value.shape, strict=True)):
         raise PortError(port, f"has shape {list(value.shape)}; this model takes {wanted}")
+    if not value.numel():
+        raise PortError(port, f"has shape {list(value.shape)}, in which nothing is")
     if not value.is_floating_point():
         raise PortError(port, f"has dtype {value.dtype}; expected a floating-point tensor", hint="use .float()")
     if value.device != device:

@@ -397,6 +397,7 @@ def test_configs_that_are_refused(changes: dict[str, Any], message: str) -> None
         ({"sample": noise(2, 3, 16, 16)}, "sample", r"\[2, 3, 16, 16\]; this model takes \[B, 3, 8, 8\]"),
         ({"sample": noise(2, 4, 8, 8)}, "sample", "this model takes"),
         ({"sample": noise(3, 8, 8)}, "sample", "this model takes"),
+        ({"sample": noise(2, 3, 8, 8)[:0]}, "sample", r"\[0, 3, 8, 8\], in which nothing is"),
         ({"sample": noise(2, 3, 8, 8).long()}, "sample", "torch.int64"),
         ({"sample": noise(2, 3, 8, 8).to("meta")}, "sample", "is on meta, the model on cpu"),
         ({"sample": None}, "sample", "not NoneType"),
