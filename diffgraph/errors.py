@@ -134,8 +134,10 @@ class Interrupted(DiffgraphError):
 
 
 def nearest(word: str, choices: Sequence[str]) -> str | None:
-    """The choice nearest to a misspelt word, if one is near at all."""
+    """The choice nearest to a misspelt word, or else the shortest that the word is a part of; None if no one is near."""
     import difflib
 
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    if not found and len(word) > 2:
+        found = sorted((choice for choice in choices if word.lower() in choice.lower()), key=len)
     return found[0] if found else None

@@ -130,7 +130,8 @@ def literal_problem(value: Any, port: Port) -> str | None:
             return f"{value} is not a finite number"
         fits = "float" in allowed or ("int" in allowed and isinstance(value, int))
         if not fits:
-            return f"expected {want}, got {value!r}"
+            forms = f" ({' or '.join(allowed)})" if want.form == "kind" and allowed else ""
+            return f"expected {want}{forms}, got {value!r}"
         refused = port.bound.refuses(value) if port.bound else None
         return f"{value!r} {refused}" if refused else None
     if isinstance(value, str):

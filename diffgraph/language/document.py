@@ -107,10 +107,14 @@ def _near_file(path: Path) -> str:
     try:
         names = sorted(file.name for file in path.parent.iterdir() if file.is_file())
     except OSError:
-        return f"there is no folder {path.parent} to look in"
-    near = nearest(path.name, names)
+        hub = "" if path.suffix or len(path.parts) != 2 else f"; of the Hub it is hf://{path.as_posix()}"
+        return f"there is no folder {path.parent} to look in{hub}"
+    stems = {Path(name).stem: name for name in sorted(names, key=lambda name: name.endswith(".yaml"))}
+    near = nearest(path.stem, list(stems))
+    if near is not None:
+        return f"did you mean {path.with_name(stems[near])}?"
     others = [name for name in names if name.endswith(".yaml")]
-    return f"did you mean {path.with_name(near)}?" if near else f"there are: {', '.join(others[:5]) or 'no documents'}"
+    return f"there are: {', '.join(others[:5])}" if others else f"there is no document in {path.parent}"
 
 
 def _check_size(size: int, place: Place) -> None:

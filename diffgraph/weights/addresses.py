@@ -7,6 +7,7 @@ address names.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 from dataclasses import dataclass, field, replace
@@ -166,10 +167,11 @@ def missing_folder(place: Path, text: str) -> WeightsError:
         near = nearest(first.name, [entry.name for entry in first.parent.iterdir()])
     except OSError:
         pass
-    also = f", nor {first}" if first != place else ""
-    return WeightsError(
-        f"{text}: there is no such folder{also}", hint=f"did you mean {first.parent / near}?" if near else None
-    )
+    also, hint = f", nor {first}" if first != place else "", f"did you mean {first.parent / near}?" if near else None
+    if not near and first != place and first.name == text.partition("/")[0]:
+        with contextlib.suppress(WeightsError):  # for what cannot be a repository's name
+            hint = f"of the Hub it is {parse_address(f'hf://{text}')}"
+    return WeightsError(f"{text}: there is no such folder{also}", hint=hint)
 
 
 def package_path(text: str) -> Path:

@@ -500,6 +500,7 @@ def test_read(tmp_path: Path) -> None:
     for name, message, hint in (
         ("glid.yaml", "no such file", f"did you mean {tmp_path / 'glide.yaml'}?"),
         ("zzz", "no such file", "there are: glide.yaml"),
+        ("zzzzz.yaml", "no such file", "there are: glide.yaml"),
         ("no/x.yaml", "no such file", f"there is no folder {tmp_path / 'no'} to look in"),
         (".", "a folder, not a document", f"name a file in it, such as {tmp_path / 'glide.yaml'}"),
         ("glide.yaml/x", "cannot be read: Not a directory", "see its permissions, or copy it"),
@@ -512,6 +513,12 @@ def test_read(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DocumentError, match=r"holds no \.yaml file"):
         read(tmp_path / "empty")
+    with pytest.raises(DocumentError) as caught:
+        read(tmp_path / "empty" / "a.yaml")
+    assert caught.value.hint == f"there is no document in {tmp_path / 'empty'}"
+    with pytest.raises(DocumentError) as caught:
+        read("nobody/nothing")
+    assert caught.value.hint == "there is no folder nobody to look in; of the Hub it is hf://nobody/nothing"
 
 
 def test_read_large_and_endless(tmp_path: Path) -> None:

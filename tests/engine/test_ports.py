@@ -31,6 +31,7 @@ from diffgraph.ports import (
 Thing = Annotated[Any, Kind("Thing")]
 Special = Annotated[Any, Kind("Special", of="Thing")]
 Amount = Annotated[int | float | str, Kind("Amount")]
+Turns = Annotated[int | str, Kind("Turns")]
 Once = Annotated[Any, Kind("Once", once=True)]
 T = TypeVar("T")
 
@@ -325,7 +326,8 @@ def test_a_record_fits_another_by_its_fields() -> None:
         (2, Annotated[int, Bound(ge=3)], "2 must be at least 3"), (3, Annotated[int, Bound(gt=3)], "3 must be greater than 3"),
         (4, Annotated[int, Bound(le=3)], "4 must be at most 3"), (3, Annotated[int, Bound(lt=3)], "3 must be less than 3"),
         (float("nan"), float, "nan is not a finite number"), (float("-inf"), float, "-inf is not a finite number"),
-        (1, Thing, "expected Thing, got 1"), (1, Amount, None), ("dozen", Amount, None), (None, float, "expected float, got null"),
+        (1, Thing, "expected Thing, got 1"), (1, Amount, None), ("dozen", Amount, None),
+        (1.5, Turns, "expected Turns (int or text), got 1.5"), (None, float, "expected float, got null"),
         (None, float | None, None),
     ],
 )  # fmt: skip

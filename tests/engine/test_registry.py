@@ -94,6 +94,7 @@ def test_a_component_fits_a_protocol_by_what_it_has() -> None:
 def test_suggestions() -> None:
     found = registry()
     assert found.suggest("arith.Ad") == "did you mean arith.Add?"
+    assert found.suggest("divmod") == "did you mean arith.DivMod?"
     assert "diffgraph nodes" in found.suggest("Zzzzzz")
 
 

@@ -24,7 +24,7 @@ from diffgraph.authoring import Bound, Component
 from diffgraph.builder import Graph
 from diffgraph.errors import DiffgraphError, InputError, WeightsError
 from diffgraph.weights import digests, tensors
-from diffgraph.weights.addresses import package_path, parse_address
+from diffgraph.weights.addresses import missing_folder, package_path, parse_address
 from diffgraph.weights.config import FieldSpec, fields_of, parse_config
 from diffgraph.weights.loading import init_module, load_module, open_folder
 from diffgraph.weights.tensors import TensorSpec, renamed
@@ -524,6 +524,9 @@ def test_relative_name_that_is_no_repository(saved: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(saved.parent.parent)
     assert "did you mean" in refusal(lambda: Tiny.from_pretrained(f"{saved.parent.name}/tinny"))
     assert "takes no revision" in refusal(lambda: Tiny.from_pretrained(saved, revision="main"))
+    for text, hub in (("nobody/nothing/unet", True), ("nobody:/nothing", False), (f"{saved.parent.name}/zzzzz", False)):
+        told = str(missing_folder(Path.cwd() / text, text))
+        assert (f"of the Hub it is hf://{text}" in told) == hub
 
 
 # --- files that lie -------------------------------------------------------------------------------------------------
