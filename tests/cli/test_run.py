@@ -66,7 +66,11 @@ def test_a_variant_sets_nodes_and_an_option_wins_over_it(dg: Command, total: Pat
         (["--secondone", "3"], "diffgraph run: there is no option --secondone", "did you mean --second-one?"),
         (["--second-one"], "diffgraph run: option '--second-one' requires an argument", ""),
         (["--second-one", "abc"], "diffgraph: second_one: expected float, got text 'abc'", ""),
-        (["--second-one", "1", "--second_one=2"], "diffgraph run: --second-one is given twice", "--sweep second_one=A,B"),
+        (
+            ["--second-one", "1", "--second_one=2"],
+            "diffgraph run: --second-one is given twice",
+            "--sweep second_one=A,B",
+        ),
         (["--second-one", ".nan"], "diffgraph: second_one: nan is not a finite number", ""),
         (["--second-one", ".inf"], "diffgraph: second_one: inf is not a finite number", ""),
         (["--second-one", "9" * 30], "diffgraph: second_one: expected float, got text", ""),
