@@ -24,14 +24,14 @@ from .components import GivenAddress, live_key
 from .errors import CheckError, CheckFailed, DiffgraphError, DocumentError, InputError, nearest
 from .inputs import apply_sets, choose_variant
 from .language.document import parse, write
-from .language.graph import NAME, Arg, Body, GraphDocument, Input, ListOf, Lit, Node, Ref, parts
+from .language.graph import Arg, Body, GraphDocument, Input, ListOf, Lit, Node, Ref, parts
 from .language.sources import Loader, Source, open_source
 from .language.writing import document_plain, graph_hash
 from .live import type_of
 from .locking import pinned
 from .registry import Method, NodeType, Registry, registry
 from .session import Options, Prepared, Session
-from .wires import BodyBuilder, Level, Wire
+from .wires import BodyBuilder, Level, Wire, check_name
 
 if TYPE_CHECKING:
     import networkx
@@ -215,7 +215,8 @@ class Graph:
             yield body
 
     def output(self, name: str, value: Any) -> None:
-        """Declares an output of the graph."""
+        """Declares an output of the graph, in place of another of that name. Raises CheckError for what is no name."""
+        check_name(name)
         self.document.outputs[name] = self._arg(value)
 
     # --- using
@@ -375,8 +376,7 @@ class Graph:
         return self._types[thing]
 
     def _take(self, name: str) -> None:
-        if not NAME.fullmatch(name):
-            raise CheckError(f"{name!r} is not a name", hint="letters, digits and _ only, not starting with a digit")
+        check_name(name)
         if self._is_taken(name):
             raise CheckError(f"the name {name} is taken already in this scope, around it or in a body inside it")
         self._levels[-1].names.add(name)

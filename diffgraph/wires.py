@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .errors import CheckError, UnknownPort, nearest
-from .language.graph import Arg, Body, Node, Ref
+from .language.graph import NAME, Arg, Body, Node, Ref
 from .registry import NodeType
 
 if TYPE_CHECKING:
@@ -22,6 +22,12 @@ class Level:
     nodes: dict[str, Node]
     names: set[str] = field(default_factory=set)
     inside: set[str] = field(default_factory=set)
+
+
+def check_name(name: str) -> None:
+    """Raises CheckError for what no node, input or output can be called."""
+    if not NAME.fullmatch(name):
+        raise CheckError(f"{name!r} is not a name", hint="letters, digits and _ only, not starting with a digit")
 
 
 class Wire:

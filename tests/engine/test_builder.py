@@ -384,6 +384,8 @@ def test_names_are_made_and_taken_as_in_a_document() -> None:
     for bad, message in (("div_mod", "taken already"), ("a-b", "is not a name"), ("1a", "is not a name")):
         with pytest.raises(CheckError, match=message):
             g.add("arith.Add", name=bad, a=1.0)
+    with pytest.raises(CheckError, match="'my value' is not a name"):
+        g.output("my value", g.add("arith.Pass", value=1.0))
     with g.loop([1], as_name="i", x=0.0, name="l") as body:
         body.next(x=g.add("arith.Add", name="inner", a=body.x, b=body.i))
         with pytest.raises(CheckError, match="taken already"):
