@@ -226,9 +226,10 @@ def open_source(text: str | Path) -> Source:
         raise InputError(f"{name}: graphs are not read from there", hint=hint)
     if path.is_file() or path.suffix in (".yaml", ".yml") or (path.exists() and name not in names):
         return Source(name, name, path, path.parent)
-    if name in names:
+    named = [*names, *shipped_samplers()]
+    if name in named:
         return package_source(shipped_address(name))
-    near = nearest(name, names)
+    near = nearest(name, named)
     if near is None and len(path.parts) > 1:
         return Source(name, name, path, path.parent)  # reading it says what is there
     raise InputError(
@@ -301,11 +302,17 @@ def shipped_graphs() -> list[str]:
     return [*sorted(path.stem for path in folder.glob("*.yaml")), *sorted(training)]
 
 
+def shipped_samplers() -> list[str]:
+    """Names of the shipped graphs that others include: `samplers/guided`."""
+    return sorted(f"samplers/{path.stem}" for path in graphs_folder().glob("samplers/*.yaml"))
+
+
 def shipped_address(name: str) -> str:
     """The address of a shipped graph. Raises InputError where there is none of this name."""
     names = shipped_graphs()
-    if name not in names:
-        near = nearest(name, names)
+    named = [*names, *shipped_samplers()]
+    if name not in named:
+        near = nearest(name, named)
         hint = f"did you mean {near}?" if near else "shipped: " + ", ".join(names)
         raise InputError(f"there is no shipped graph {name!r}", hint=hint)
     return f"{SHIPPED}{name}.yaml"

@@ -567,6 +567,8 @@ def test_a_graph_that_trains_and_a_part_of_others(dg: Command, folder: Path) -> 
     assert done.code == 2
     assert "samplers/plain.yaml is a part of other graphs: nobody can type its input model (Denoiser)" in done.err
     assert dg("check", "samplers/plain.yaml").code == 0
+    assert dg("check", "samplers/plain").out == "samplers/plain: no mistakes\n"
+    assert "did you mean samplers/plain?" in dg("check", "samplers/plane").err
     assert dg("run", "samplers/plain.yaml", "--help").code == 0
 
 
