@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..builder import Graph
 from ..components import GivenAddress
-from ..errors import DiffgraphError, InputError
+from ..errors import DiffgraphError, InputError, Interrupted
 from ..language.sources import Loader
 from ..results import make_files, writer_of
 from ..running.run import Event
@@ -55,8 +55,10 @@ class Sampler:
             return
         try:
             plot(self.trainer.losses(), self.trainer.out / "loss.png")
-            if self.graph is not None:
+            if self.graph is not None and not self.trainer.stopping:
                 self._sample(self.graph)
+        except Interrupted:
+            raise
         except DiffgraphError as error:
             self.trainer.emit(Event("warning", text=f"no samples: {error}"))
         except OSError as error:

@@ -117,6 +117,7 @@ class Trainer:
         kind = self.settings.device.split(":")[0]
         self.scaler = torch.amp.GradScaler(kind, enabled=self.settings.dtype == "float16")
         self.step = 0
+        self.stopping = False  # the user has stopped it: what is left is to write the checkpoint
         self.identity = self._identity(graph, document, planner)
 
     def _open_data(self, planner: Planner, session: Session, names: Mapping[str, Any]) -> Callable[[int], Any]:
@@ -208,6 +209,7 @@ class Trainer:
             with torch.random.fork_rng(devices=devices):  # which each step seeds
                 self._run()
         except (KeyboardInterrupt, Interrupted):
+            self.stopping = True
             self._save()
             what = f"interrupted at step {self.step} of {self.recipe.steps}"
             raise Interrupted(what, hint="the same command goes on from there") from None

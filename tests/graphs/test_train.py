@@ -25,7 +25,7 @@ from diffgraph.builder import Graph
 from diffgraph.errors import CheckFailed, DiffgraphError, InputError, Interrupted, RunError, StoreError
 from diffgraph.running.run import Event
 from diffgraph.session import Options
-from diffgraph.training.samples import running_mean
+from diffgraph.training.samples import Sampler, running_mean
 from diffgraph.training.train import Trainer, train
 
 from ..engine.lab import Lab
@@ -747,6 +747,23 @@ def test_samples_and_a_plot_as_it_goes(data: Path, tmp_path: Path) -> None:
         assert sheet.size == (268, 268)  # three of 8 x 8, each enlarged to 128 x 128, two in a row
     with Image.open(out / "loss.png") as picture:
         assert picture.size == (960, 480)
+
+
+def test_ctrl_c_draws_no_samples_and_stops_those_being_drawn(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+
+    def draw(sampler: Sampler, graph: Any) -> None:
+        drawn.append(sampler.trainer.step)
+        raise Interrupted("interrupted")
+
+    monkeypatch.setattr(Sampler, "_sample", draw)
+    settings = USUAL + "sample: {graph: pkg://diffgraph/ddpm.yaml, inputs: {steps: 2}}\n"
+    with pytest.raises(Interrupted, match="interrupted at step 3 of 5"):
+        train(document(tmp_path, settings), {"data": data, "steps": 5}, out=tmp_path / "out", options=CPU)
+    assert drawn == [3]
+    assert (tmp_path / "out" / "loss.png").is_file()
 
 
 def test_a_training_does_not_take_long_to_stop(data: Path, tmp_path: Path) -> None:
