@@ -16,6 +16,8 @@ from diffgraph.session import Options
 
 from ..engine.lab import Lab
 from ..fill import randomise
+from ..nodes.test_unet2d import CHURCH, CIFAR
+from ..nodes.test_unet2d import DDPM as DDPM_LAYOUT
 from ..parity import agree
 from .conftest import GRAPHS
 
@@ -26,16 +28,32 @@ with warnings.catch_warnings():
 DDPM = GRAPHS / "ddpm.yaml"
 CPU = Options(device="cpu")
 Library: Any = diffusers
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # the library's own, of NumPy
 
 
-def write_ddpm(folder: Path) -> Any:
-    """A folder as google/ddpm-* have it, all files at its root, and the pipeline that wrote it."""
-    unet = Library.UNet2DModel(
-        sample_size=8, block_out_channels=(32, 32), layers_per_block=1, downsample_padding=0, flip_sin_to_cos=False,
-        freq_shift=1, norm_eps=1e-6, attention_head_dim=None, norm_num_groups=32,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    ).eval()  # fmt: skip
+SMALL = DDPM_LAYOUT | {
+    "sample_size": 8, "block_out_channels": (32, 32), "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+}  # fmt: skip
+LAYOUTS: dict[str, dict[str, Any]] = {  # as published, but narrow: the variants of 256 pixels have one layout
+    "cifar10": CIFAR | {"sample_size": 16, "block_out_channels": (32,) * 4},
+    "church, bedroom, cat, celebahq": CHURCH | {"sample_size": 64, "block_out_channels": (32,) * 6},
+}
+SOLVERS = {
+    "DDIMScheduler": "DDIMScheduler",
+    "PNDMScheduler": "PNDMScheduler",
+    "DEISMultistepScheduler": "DEISScheduler",
+}
+
+
+def write_ddpm(folder: Path, config: dict[str, Any] = SMALL, share: float = 1.0) -> Any:
+    """A folder as google/ddpm-* have it, all files at its root, and the pipeline that wrote it.
+
+    share: of what the random network predicts.
+    """
+    unet = Library.UNet2DModel(**config).eval()
     randomise(unet, seed=1)
+    unet.conv_out.weight.data *= share
     pipeline = Library.DDPMPipeline(unet, Library.DDPMScheduler())
     pipeline.set_progress_bar_config(disable=True)
     pipeline.save_pretrained(folder)
@@ -74,17 +92,48 @@ def test_ddpm_is_the_librarys(published: tuple[Path, Any], tmp_path: Path, steps
     assert expected.std() > 0.1
 
 
-def test_ddim_by_set_is_the_librarys(published: tuple[Path, Any], tmp_path: Path) -> None:
-    """To 5e-4, a sixteenth of a level of 8 bits: x_0 at t = 960 is 100 times the error of epsilon, and without fresh
-    noise a rounding error stays for all steps.
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
+    """Each published layout, with networks that predict a twentieth: early steps of a solver that draws no noise, and
+    makes x_0 of a prediction at t = 900, enlarge a rounding error sixty times, and keep it.
     """
-    folder, pipeline = published
-    sets = {"scheduler.node": "DDIMScheduler"}
-    images = Lab(tmp_path).run(DDPM, CPU, weights=folder, seed=5, num_images=2, steps=25, sets=sets)["image"]
-    ddim = Library.DDIMPipeline(pipeline.unet, Library.DDIMScheduler.from_config(pipeline.scheduler.config))
-    ddim.set_progress_bar_config(disable=True)
-    expected = theirs(ddim, [5, 6], num_inference_steps=25)
-    agree("ddpm", "diffusers DDIMPipeline", images.clamp(-1, 1), expected, tolerance=5e-4, what="25 steps")
+    found = {}
+    for layout, config in LAYOUTS.items():
+        folder = tmp_path_factory.mktemp("narrow")
+        found[layout] = folder, write_ddpm(folder, config, share=0.05)
+    return found
+
+
+@pytest.mark.parametrize("solver", ["DDPMScheduler", *SOLVERS])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_is_the_librarys(
+    narrow: dict[str, tuple[Path, Any]], tmp_path: Path, layout: str, solver: str
+) -> None:
+    """By its own scheduler, and by others that `--set` names. The library has a pipeline of the first two; the others are
+    called step by step, and not clipped.
+    """
+    (folder, pipeline), sets = narrow[layout], {"scheduler.node": SOLVERS.get(solver, solver)}
+    images = Lab(tmp_path).run(DDPM, CPU, weights=folder, seed=5, num_images=2, steps=10, sets=sets)["image"]
+    scheduler = getattr(Library, solver).from_pretrained(folder)
+    if solver in ("DDPMScheduler", "DDIMScheduler"):
+        peer = getattr(Library, solver.replace("Scheduler", "Pipeline"))(pipeline.unet, scheduler)
+        peer.set_progress_bar_config(disable=True)
+        expected, images = theirs(peer, [5, 6], num_inference_steps=10), images.clamp(-1, 1)
+    else:
+        expected = walked(pipeline.unet, scheduler, [5, 6], 10)
+    agree("ddpm", f"diffusers {solver}", images, expected, tolerance=1e-4, what=layout)
+    assert expected.std() > 0.1
+
+
+def walked(unet: Any, scheduler: Any, seeds: list[int], steps: int) -> torch.Tensor:
+    """What a scheduler of the library makes of noise, and of the network's predictions."""
+    size = unet.config.sample_size
+    sample = torch.cat([torch.randn((1, 3, size, size), generator=torch.Generator().manual_seed(s)) for s in seeds])
+    scheduler.set_timesteps(steps)
+    with torch.no_grad():
+        for timestep in scheduler.timesteps:
+            sample = scheduler.step(unet(sample, timestep).sample, timestep, sample).prev_sample
+    return sample
 
 
 def test_the_last_step_draws_no_noise(published: tuple[Path, Any], tmp_path: Path) -> None:
