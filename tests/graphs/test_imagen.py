@@ -24,7 +24,6 @@ from torch import Tensor
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from diffgraph.builder import Graph
-from diffgraph.errors import Interrupted
 from diffgraph.nodes.models.t5_encoder import T5Encoder
 from diffgraph.nodes.schedulers.noise_schedule import beta_table, respaced_timesteps
 from diffgraph.nodes.text.lower_case import lower_case
@@ -301,28 +300,6 @@ def test_the_demo_offline_and_what_it_says_of_an_unknown_prompt(
 
 def test_the_demos_weights_are_small() -> None:
     assert sum(path.stat().st_size for path in DEMO.rglob("*") if path.is_file()) < 15_000_000
-
-
-@pytest.mark.parametrize("name", ["imagen", "imagen_upsampler"])
-def test_a_training_stopped_and_resumed_is_the_same(name: str, data: Path, tmp_path: Path) -> None:
-    """Of the first network and its text encoder, which are trained together; and of the second."""
-    graph, given = Graph.load(f"train/{name}"), {"data": data, "steps": 4, "batch": 2}
-
-    def stop(event: Event) -> None:
-        if event.kind == "step" and event.path == "train" and event.number == 2:
-            raise KeyboardInterrupt
-
-    whole = train(graph, given, out=tmp_path / "whole", options=CPU)
-    with pytest.raises(Interrupted):
-        train(graph, given, out=tmp_path / "parts", options=CPU, listeners=[stop])
-    parts = train(graph, given, out=tmp_path / "parts", options=CPU)
-    settings = graph.document.train
-    assert settings is not None
-    for place in settings.update.values():
-        (trained,) = (parts / place).glob("*.safetensors")
-        assert trained.read_bytes() == (whole / place / trained.name).read_bytes(), place
-    assert (parts / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
-    assert all((parts / place).is_dir() for place in settings.save.values())
 
 
 def test_the_second_stage_goes_on_from_given_weights(data: Path, tmp_path: Path) -> None:

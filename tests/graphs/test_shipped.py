@@ -13,9 +13,11 @@ from PIL import Image
 
 from diffgraph.builder import Graph
 from diffgraph.components import Opener
+from diffgraph.errors import Interrupted
 from diffgraph.inputs import apply_sets, resolve_inputs
+from diffgraph.running.run import Event
 from diffgraph.session import Options, Session
-from diffgraph.training.train import Trainer
+from diffgraph.training.train import Trainer, train
 
 from .conftest import GRAPHS, Cli
 
@@ -252,6 +254,30 @@ def test_a_training_learns_and_its_weights_run(
     assert done.exit_code == 0, done.stderr
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.size == ((32, 32) if system == "ddpm" else (64, 64))
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_training_stopped_and_resumed_is_the_same(name: str, given: dict[str, Any], tmp_path: Path) -> None:
+    """The same curve, and the same weights to the bit."""
+    graph, given = Graph.load(GRAPHS / f"{name}.yaml"), given | {"steps": 4, "batch": 2}
+    rest: dict[str, Any] = {"options": CPU, "sets": {"train.sample": None}}
+
+    def stop(event: Event) -> None:
+        if event.kind == "step" and event.path == "train" and event.number == 2:
+            raise KeyboardInterrupt
+
+    whole = train(graph, given, out=tmp_path / "whole", **rest)
+    with pytest.raises(Interrupted):
+        train(graph, given, out=tmp_path / "parts", listeners=[stop], **rest)
+    assert len((tmp_path / "parts/log.jsonl").read_text().splitlines()) == 2
+    parts = train(graph, given, out=tmp_path / "parts", **rest)
+    settings = graph.document.train
+    assert settings is not None
+    for place in settings.update.values():
+        (trained,) = (parts / place).glob("*.safetensors")
+        assert trained.read_bytes() == (whole / place / trained.name).read_bytes(), place
+    assert (parts / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
+    assert all((parts / place).is_dir() for place in settings.save.values())
 
 
 # --- variants and versions -------------------------------------------------------------------------------------------
