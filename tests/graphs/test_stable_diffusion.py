@@ -227,22 +227,23 @@ def test_image_to_image(
     compare("stable_diffusion_img2img", peer, images, expected)
 
 
-@pytest.mark.parametrize("variant", ["v2-1-base", "v2-1"])
-def test_image_to_image_of_version_2(
-    published: dict[str, tuple[Path, Any]], picture: Path, tmp_path: Path, variant: str
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "EulerAncestralDiscreteScheduler"])
+@pytest.mark.parametrize("variant", ["v1-4", "v2-1-base", "v2-1"])
+def test_image_to_image_of_other_versions(
+    published: dict[str, tuple[Path, Any]], picture: Path, tmp_path: Path, variant: str, scheduler: str
 ) -> None:
     folder, pipeline = published[variant]
     given = {"strength": 0.6, "guidance_scale": 7.5}
     images = ours(
-        tmp_path, "stable_diffusion_img2img", folder, variant, "DDIMScheduler", image=picture / "picture.png", steps=8,
+        tmp_path, "stable_diffusion_img2img", folder, variant, scheduler, image=picture / "picture.png", steps=8,
         **given,
     )  # fmt: skip
     cls = Library.StableDiffusionImg2ImgPipeline
     expected = theirs(
-        cls(**pipeline.components, requires_safety_checker=False), folder, "DDIMScheduler", num_inference_steps=8,
+        cls(**pipeline.components, requires_safety_checker=False), folder, scheduler, num_inference_steps=8,
         image=Image.open(picture / "picture.png"), **given,
     )  # fmt: skip
-    compare("stable_diffusion_img2img", f"StableDiffusionImg2ImgPipeline, {variant}", images, expected)
+    compare("stable_diffusion_img2img", f"StableDiffusionImg2ImgPipeline, {variant}, {scheduler}", images, expected)
 
 
 def test_a_strength_of_0_gives_the_image_back(
