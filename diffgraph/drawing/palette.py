@@ -29,14 +29,15 @@ class Theme:
 LIGHT = Theme(
     "#ffffff", "#1b2430", "#5d6877", "#ffffff", "#8792a2", ("#f3f5f8", "#e9edf3"), "#2f3b4c", "#ffffff", "#7b8594",
     ("#1d63c9", "#d9600a", "#178a3c", "#8b3fc6", "#c9293b", "#0a8a94", "#cf2c8a", "#7d7a0c", "#8a5a2b", "#4850d6",
-     "#5a9a10", "#a4576a"),
+     "#5a9a10", "#a4576a", "#2e9bd6", "#b5910a"),
 )  # fmt: skip
 DARK = Theme(
     "#14181f", "#e8ecf2", "#9aa5b4", "#242b36", "#5d6a7c", ("#1b212a", "#222a35"), "#c9d3e0", "#14181f", "#8c97a6",
     ("#6aa8ff", "#ff9d4d", "#58cc7b", "#c48bff", "#ff7a85", "#3fd0d8", "#ff7cc4", "#cfca4a", "#d3a473", "#949cff",
-     "#a6de58", "#e0a0b0"),
+     "#a6de58", "#e0a0b0", "#9adfff", "#f4f1c1"),
 )  # fmt: skip
 THEMES = {"light": LIGHT, "dark": DARK}
+NAMED = 12  # the colours that a name may give; the others are for drawings of more kinds
 
 
 def colours(kinds: Mapping[str, int], theme: Theme) -> dict[str, str]:
@@ -47,8 +48,8 @@ def colours(kinds: Mapping[str, int], theme: Theme) -> dict[str, str]:
     found = {COMPONENT: theme.component, PLAIN: theme.plain, UNKNOWN: theme.plain}
     free = list(range(len(theme.kinds)))
     for kind in sorted(kinds.keys() - found.keys(), key=lambda name: (-kinds[name], name)):
-        first = crc32(kind.encode()) % len(theme.kinds)
-        slot = min(free, key=lambda n: (n - first) % len(theme.kinds)) if free else first
+        first = crc32(kind.encode()) % NAMED
+        slot = min(free, key=lambda n: (n >= NAMED, (n - first) % NAMED)) if free else first
         found[kind] = theme.kinds[slot]
         if free:
             free.remove(slot)

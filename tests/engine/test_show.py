@@ -263,12 +263,21 @@ def test_every_text_is_on_the_sheet() -> None:
 
 
 def test_colours_are_apart_and_stay_with_their_kinds() -> None:
-    names = {f"Kind{number}": 1 for number in range(12)}
+    names = {f"Kind{number}": 1 for number in range(14)}
     found = colours(names, LIGHT)
-    assert len({found[name] for name in names}) == 12
+    assert len({found[name] for name in names}) == 14
     assert len(colours({f"Kind{n}": 1 for n in range(30)}, LIGHT)) == 33
     assert colours({"Kind3": 5, "Kind4": 1}, LIGHT)["Kind3"] == colours({"Kind3": 1}, LIGHT)["Kind3"]
     assert found[PLAIN] == found[UNKNOWN] == LIGHT.plain
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_no_two_kinds_of_a_shipped_graph_have_one_colour(name: str) -> None:
+    root = scene(Graph.load(GRAPHS / name), 9)
+    kinds = {wire.kind for frame in root.walk() for wire in frame.wires} - {COMPONENT, PLAIN, UNKNOWN}
+    for theme in THEMES.values():
+        found = colours(dict.fromkeys(kinds, 1), theme)
+        assert len({found[kind] for kind in kinds}) == len(kinds), sorted(kinds)
 
 
 # --- what is not as it should be ------------------------------------------------------------------------------------
