@@ -340,7 +340,18 @@ def test_ends_of_wires_are_at_their_ports() -> None:
                 assert wire.points[-1] == pytest.approx(at(wire, frame))
 
 
-@pytest.mark.parametrize(("image", "name", "depth"), [("glide", "glide.yaml", 0), ("plain", "samplers/plain.yaml", 1)])
+DRAWN = {  # in docs/images: the graph, and how deep it is drawn
+    "ddpm": ("ddpm.yaml", 1), "dit": ("dit.yaml", 0), "glide": ("glide.yaml", 0),
+    "glide_inpaint": ("glide_inpaint.yaml", 0), "imagen": ("imagen.yaml", 0), "ldm": ("ldm.yaml", 0), "plain": ("samplers/plain.yaml", 1),
+    "stable_diffusion": ("stable_diffusion.yaml", 0),
+}  # fmt: skip
+
+
+def test_every_drawing_in_the_documents_is_looked_at() -> None:
+    assert {path.stem for path in (GRAPHS.parent / "docs/images").glob("*.svg")} == DRAWN.keys()
+
+
+@pytest.mark.parametrize(("image", "name", "depth"), [(image, *how) for image, how in DRAWN.items()])
 def test_the_drawings_in_the_documents_are_of_the_graphs_as_they_are(image: str, name: str, depth: int) -> None:
     def names(text: str) -> set[str]:
         tags = ET.fromstring(text).iter()
@@ -348,5 +359,5 @@ def test_the_drawings_in_the_documents_are_of_the_graphs_as_they_are(image: str,
 
     kept = (GRAPHS.parent / "docs" / "images" / f"{image}.svg").read_text()
     assert names(kept) == names(Graph.load(GRAPHS / name).svg(depth=depth)), (
-        f"docs/samplers.md says how {image}.svg is made"
+        f"the page that shows {image}.svg says how it is made"
     )
