@@ -69,10 +69,51 @@ def test_it_starts_from_the_weights_and_its_own_run(
         assert picture.size == (size, size)
 
 
-def test_the_hybrid_loss_trains_the_variance_too(glide_parts: Path, data: Path, tmp_path: Path) -> None:
+IF = """
+diffgraph: 1
+inputs: {data: {type: folder}, weights: {type: weights}, size: {type: int}, steps: {type: int}, batch: {type: int}}
+nodes:
+  tokenizing:   {node: T5Tokenizer, weights: $weights/tokenizer, model_max_length: 77}
+  text_encoder: {node: T5Encoder, weights: $weights/text_encoder}
+  unet:         {node: UNetIF, weights: $weights/unet}
+  scheduler:    {node: DDPMScheduler, weights: $weights/scheduler}
+
+  tokens:     {call: $tokenizing.batch, texts: $batch_of.text}
+  text:       {call: $text_encoder, tokens: $tokens}
+  condition:  {call: $unet.condition, text: $text}
+  timesteps:  {call: $scheduler.random_timesteps, rng: $batch_of.rng}
+  noise:      {node: GaussianNoise, shape: $unet.sample_shape, rng: $timesteps.rng}
+  noisy:      {call: $scheduler.add_noise, sample: $batch_of.image, noise: $noise.sample, timestep: $timesteps.timestep}
+  prediction: {call: $unet, sample: $noisy, timestep: $timesteps.timestep, condition: $condition}
+  target:     {call: $scheduler.target, sample: $batch_of.image, noise: $noise.sample, timestep: $timesteps.timestep}
+  simple:     {node: SquaredError, prediction: $prediction, target: $target}
+  bound:
+    call: $scheduler.variational_bound
+    prediction: $prediction
+    sample: $batch_of.image
+    noisy: $noisy
+    timestep: $timesteps.timestep
+  loss:       {node: HybridLoss, simple: $simple, bound: $bound, count: $scheduler.num_train_timesteps}
+train:
+  data: {node: ImageFolder, folder: $data, size: $size, batch: $batch, as: batch_of}
+  update: {unet: unet}
+  loss: $loss
+  optimizer: {name: AdamW}
+  learning_rate: {top: 0.001}
+  steps: $steps
+"""
+
+
+@pytest.mark.parametrize("system", ["glide", "imagen_if"])
+def test_the_hybrid_loss_trains_the_variance_too(
+    system: str, glide_parts: Path, if_parts: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
     """The bound reaches the second half of the network's output alone, and L_simple the first."""
-    given = {"data": data, "weights": glide_parts, "size": 8, "steps": 1, "batch": 4}
-    graph = Graph.load(GRAPHS / "train/glide_finetune.yaml")
+    path, weights = GRAPHS / "train/glide_finetune.yaml", glide_parts
+    if system == "imagen_if":
+        path, weights = tmp_path / "if.yaml", if_parts["weights"]
+        path.write_text(IF)
+    graph, given = Graph.load(path), {"data": data, "weights": weights, "size": 8, "steps": 1, "batch": 4}
     grads = {}
     for name, keys in (("both", {}), ("simple", {"loss.scale": 0.0})):
         trainer = Trainer(graph, given, out=tmp_path / name, options=CPU, sets=keys)
