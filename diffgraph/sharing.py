@@ -108,6 +108,11 @@ def _documents(shared: Shared) -> dict[str, bytes]:
         name, source, graph = waiting.pop()
         found[name] = source.read()
         for address in included(graph):
+            if address.startswith("hf://"):
+                raise InputError(
+                    f"{name} includes {address}, and a graph on the Hub includes files of its own repository alone",
+                    hint="put a copy of that document below the folder of this one",
+                )
             place = posixpath.normpath(posixpath.join(posixpath.dirname(name), address))
             if "://" not in address and place not in found:
                 inner = source.include(address)
