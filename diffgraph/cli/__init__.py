@@ -19,6 +19,7 @@ COMMANDS = {
     "check": "Find every mistake in a graph, without running it",
     "plan": "Show what would run, what is cached, and what is missing",
     "show": "Draw a graph, as SVG or PNG",
+    "info": "Say what made a picture, what a graph needs, or what an address holds",
     "train": "Train what a training graph names, on a folder of data",
     "lock": "Write down the commits and hashes that a graph runs with",
     "pull": "Fetch all that a graph needs, to run it offline",

@@ -81,6 +81,7 @@ def test_what_a_document_or_the_index_says_imports_nothing_heavy(graphs: Path, a
 def test_check_and_plan_import_no_torch(graphs: Path, graph: str) -> None:
     given = {"glide": ["--prompt", "red apple"], "sum.yaml": ["--second-one", "1"]}.get(graph, [])
     without(("torch", "rich"), "check", graph)
+    without(("torch", "rich"), "info", graph)
     without(("torch", "rich"), "plan", graph, *given)
 
 
