@@ -392,7 +392,7 @@ def test_provenance_holds_the_documents_and_the_inputs(tmp_path: Path, lab: Lab)
     )
     (tmp_path / "note.txt").write_text("abc")
     held = json.loads(provenance(lab.prepare(tmp_path / "g.yaml", note=tmp_path / "note.txt"))["diffgraph"])
-    assert set(held["documents"]) == {"g.yaml", "part.yaml"} and held["main"] == "g.yaml"
+    assert set(held["documents"]) == {"g.yaml", "g.yaml.lock", "part.yaml"} and held["main"] == "g.yaml"
     assert held["inputs"]["x"] == 2.0
     assert held["inputs"]["note"]["file"] == "note.txt" and len(held["inputs"]["note"]["sha256"]) == 64
 
