@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,7 +19,7 @@ from ..engine.lab import Lab
 from ..fill import randomise
 from ..nodes.test_tokenizers import write_bert
 from ..parity import agree
-from .conftest import GRAPHS
+from .conftest import GRAPHS, Cli
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -284,3 +285,65 @@ def test_weights_that_do_not_fit_one_another_are_refused(
     path.write_text(json.dumps(json.loads(path.read_text()) | {"latent_channels": 4}))
     with pytest.raises(CheckFailed, match=r"image.latents: expected shape .B, 4, H, W., got"):
         Lab(tmp_path).prepare(GRAPHS / "ldm_unconditional.yaml", CPU, weights=mixed)
+
+
+# --- the demo --------------------------------------------------------------------------------------------------------
+
+DEMO = GRAPHS / "weights/ldm-demo"
+
+
+def test_the_demos_weights_make_the_librarys_pictures(tmp_path: Path) -> None:
+    """The library loads them as they are shipped; its pipeline asks for texts of 77 tokens, the demo's have 16."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a class has moved
+        unet = Library.UNet2DConditionModel.from_pretrained(DEMO / "unet").float()
+        autoencoder = Library.AutoencoderKL.from_pretrained(DEMO / "vqvae").float()
+        bert = LDMBertModel.from_pretrained(DEMO / "bert").float()
+    scheduler = Library.DDIMScheduler.from_pretrained(DEMO / "scheduler")
+    words = Texts.PreTrainedTokenizerFast(tokenizer_file=str(DEMO / "tokenizer/tokenizer.json"), pad_token="[PAD]")
+
+    def tokenizer(texts: list[str], **given: Any) -> Any:
+        return words(texts, **given | {"max_length": 16})
+
+    pipeline = Library.LDMTextToImagePipeline(autoencoder.eval(), bert.eval(), words, unet.eval(), scheduler)
+    pipeline.tokenizer = tokenizer
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = ["green dog", "green dog"]
+    ours = Lab(tmp_path).run(GRAPHS / "ldm.yaml", CPU, prompt=prompts[0], seed=5, num_images=2, steps=10)["image"]
+    size = 8 * 16  # the pipeline takes it that latents are eight times smaller; these are four times
+    theirs = images_of(pipeline, prompts, guidance_scale=3.0, generator=generators(SEEDS), height=size, width=size)
+    agree("ldm", "diffusers LDMTextToImagePipeline", ours.clamp(-1, 1), theirs, what="the demo", tolerance=1e-4)
+
+
+def test_the_demo_offline_and_what_it_says_of_an_unknown_prompt(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ["--steps", "3", "--device", "cpu", "--no-cache"]
+    done = cli("run", "ldm", "--prompt", "Red apple", "--seed", "4", *few)
+    assert (done.exit_code, done.stdout) == (0, "ldm-4.png\n"), done.stderr
+    assert "know no word" not in done.stderr
+    with Image.open("ldm-4.png") as picture:
+        assert picture.size == (64, 64)
+    done = cli("run", "ldm", "--prompt", "xyzzy", *few)
+    assert (done.exit_code, done.stdout) == (0, "ldm-0.png\n"), done.stderr
+    done.says("know no word of .xyzzy.: they know 144 names")
+
+
+def test_the_demos_weights_are_small() -> None:
+    assert sum(path.stat().st_size for path in DEMO.rglob("*") if path.is_file()) < 15_000_000
+
+
+@pytest.mark.parametrize("edit", ["img2img", "inpaint"])
+def test_the_demos_parts_edit_the_example(edit: str, cli: Cli, tmp_path: Path) -> None:
+    """Their own text encoder, folders and scheduler are set in the variant; what the mask keeps is the picture's."""
+    place = tmp_path / "edited.png"
+    done = cli("run", f"stable_diffusion_{edit}", "--variant", "demo", "--device", "cpu", "--no-cache", "-o", place)
+    assert done.exit_code == 0, done.stderr
+    before, after = (torch.from_numpy(np.asarray(Image.open(path).convert("RGB"), np.float32) / 255) for path in (
+        GRAPHS / "examples/mushroom.png", place))  # fmt: skip
+    assert after.shape == before.shape
+    change = (after - before).abs().mean(dim=(1, 2))  # of each row of pixels
+    assert change[:32].mean() > 0.05
+    if edit == "inpaint":
+        assert change[-16:].mean() < change[:32].mean() / 2  # what the autoencoder loses
