@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...authoring import Bound, Component, Fact
-from ...errors import InputError, PortError
+from ...errors import InputError
 from ..kinds import LATENT_SPACE, SCALED, SPACE, Condition, Prediction, Sample, TextEmbeds, Timestep
 from .blocks import GroupNorm, timestep_rows, zeroed
 from .resnet import Downsample, ResBlock, Upsample
@@ -258,8 +258,6 @@ class UNet3D(TextUNet, Component, version=1):
         Raises PortError where one of them has another shape, dtype or device, or the condition is another network's.
         """
         x, frames = self.checked_sample(sample, self.config.in_channels, None), sample.shape[2]
-        if not frames:
-            raise PortError("sample", "has no frames")
         told = self.checked_condition(condition, sample, 0)
         time = timestep_rows("timestep", timestep, sample.shape[0], self.device)
         emb = F.silu(self.time_embedding(self.waves(time)))  # B D

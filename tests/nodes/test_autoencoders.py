@@ -463,7 +463,7 @@ def _as(folder: Path, name: str, **more: Any) -> Path:
         (KL, "encode", (noise(1, 4, 16, 16),), "image", "this model takes"),
         (KL, "encode", (noise(3, 16, 16),), "image", "this model takes"),
         (KL, "encode", (noise(1, 3, 16, 17),), "image", "is 16 by 17; height and width must be multiples of 2"),
-        (KL, "encode", (noise(1, 3, 0, 16),), "image", "multiples of 2"),
+        (KL, "encode", (noise(1, 3, 0, 16),), "image", "in which nothing is"),
         (KL, "encode", (noise(1, 3, 16, 16).long(),), "image", "torch.int64"),
         (KL, "encode", (noise(1, 3, 16, 16).to("meta"),), "image", "is on meta, the model on cpu"),
         (KL, "encode", (None,), "image", "not NoneType"),
