@@ -26,8 +26,6 @@ from .weights.addresses import parse_address
 
 KEY = "diffgraph"
 MAX_NAME = 1000
-
-
 DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 

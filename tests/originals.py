@@ -153,6 +153,14 @@ def glide(
     return found | norm("final_ln", text) | layer("transformer_proj", 4 * width, text)
 
 
+def plain_attention(name: str, size: int) -> Shapes:
+    """As DDPM's networks and the autoencoders that follow them have it: projections are convolutions."""
+    made = norm(f"{name}.norm", size)
+    for one in ("q", "k", "v", "proj_out"):
+        made |= layer(f"{name}.{one}", size, size, 1, 1)
+    return made
+
+
 def ddpm(width: int, mult: Sequence[int], blocks: int, attends: int) -> Shapes:
     """DDPM as the ports to torch have it. attends: the level that does."""
     time, last = 4 * width, len(mult) - 1
@@ -164,29 +172,23 @@ def ddpm(width: int, mult: Sequence[int], blocks: int, attends: int) -> Shapes:
         made |= norm(f"{name}.norm2", out) | layer(f"{name}.conv2", out, out, 3, 3)
         return made | (layer(f"{name}.nin_shortcut", out, size, 1, 1) if out != size else {})
 
-    def attention(name: str, size: int) -> Shapes:
-        made = norm(f"{name}.norm", size)
-        for one in ("q", "k", "v", "proj_out"):
-            made |= layer(f"{name}.{one}", size, size, 1, 1)
-        return made
-
     current, skips = width, [width]
     for level, factor in enumerate(mult):
         for number in range(blocks):
             found |= block(f"down.{level}.block.{number}", current, width * factor)
             current = width * factor
-            found |= attention(f"down.{level}.attn.{number}", current) if level == attends else {}
+            found |= plain_attention(f"down.{level}.attn.{number}", current) if level == attends else {}
             skips.append(current)
         if level < last:
             found |= layer(f"down.{level}.downsample.conv", current, current, 3, 3)
             skips.append(current)
-    found |= block("mid.block_1", current, current) | attention("mid.attn_1", current)
+    found |= block("mid.block_1", current, current) | plain_attention("mid.attn_1", current)
     found |= block("mid.block_2", current, current)
     for level in range(last, -1, -1):
         for number in range(blocks + 1):
             found |= block(f"up.{level}.block.{number}", current + skips.pop(), width * mult[level])
             current = width * mult[level]
-            found |= attention(f"up.{level}.attn.{number}", current) if level == attends else {}
+            found |= plain_attention(f"up.{level}.attn.{number}", current) if level == attends else {}
         if level:
             found |= layer(f"up.{level}.upsample.conv", current, current, 3, 3)
     return found | norm("norm_out", current) | layer("conv_out", 3, current, 3, 3)
@@ -227,16 +229,10 @@ def coder(
         made |= norm(f"{name}.norm2", out) | layer(f"{name}.conv2", out, out, 3, 3)
         return made | (layer(f"{name}.nin_shortcut", out, size, 1, 1) if out != size else {})
 
-    def attention(name: str, size: int) -> Shapes:
-        made = norm(f"{name}.norm", size)
-        for one in ("q", "k", "v", "proj_out"):
-            made |= layer(f"{name}.{one}", size, size, 1, 1)
-        return made
-
     def middle(name: str, size: int) -> Shapes:
         return (
             block(f"{name}.block_1", size, size)
-            | attention(f"{name}.attn_1", size)
+            | plain_attention(f"{name}.attn_1", size)
             | block(f"{name}.block_2", size, size)
         )
 
@@ -246,7 +242,7 @@ def coder(
         for number in range(blocks):
             found |= block(f"encoder.down.{level}.block.{number}", current, width * factor)
             current = width * factor
-            found |= attention(f"encoder.down.{level}.attn.{number}", current) if level in attends else {}
+            found |= plain_attention(f"encoder.down.{level}.attn.{number}", current) if level in attends else {}
         if level < last:
             found |= layer(f"encoder.down.{level}.downsample.conv", current, current, 3, 3)
     found |= middle("encoder.mid", current) | norm("encoder.norm_out", current)
@@ -256,7 +252,7 @@ def coder(
         for number in range(blocks + 1):
             found |= block(f"decoder.up.{level}.block.{number}", current, width * mult[level])
             current = width * mult[level]
-            found |= attention(f"decoder.up.{level}.attn.{number}", current) if level in attends else {}
+            found |= plain_attention(f"decoder.up.{level}.attn.{number}", current) if level in attends else {}
         if level:
             found |= layer(f"decoder.up.{level}.upsample.conv", current, current, 3, 3)
     found |= norm("decoder.norm_out", current) | layer("decoder.conv_out", 3, current, 3, 3)

@@ -33,8 +33,7 @@ def command(
     files: tuple[Path, ...], output: Path, dtype: str | None, no_ema: bool, settings: tuple[str, ...],
     parts: tuple[str, ...], without: tuple[str, ...], as_json: bool, debug: bool,
 ) -> None:  # fmt: skip
-    """Makes a folder of parts from original checkpoints: GLIDE's .pt, latent diffusion's and Stable Diffusion's .ckpt or
-    .safetensors, IF's .pth, the ports of DDPM.
+    """Makes a folder of parts from original checkpoints: .pt, .pth, .ckpt or .safetensors, as their authors publish them.
 
     Which system a file is of is told by the names of its tensors. Each is held against the model's names and shapes;
     pickles are read by a weights-only loader in a process of its own, and nothing in them is executed.
