@@ -61,7 +61,7 @@ SUPER_RESOLUTION: dict[str, Any] = {
     "attention_head_dim": 32,
 }
 PUBLISHED: dict[str, tuple[dict[str, Any], int, int | None]] = {  # config, parameters, tensors where published
-    "google/ddpm-cifar10-32 and ema-": (CIFAR, 35_746_307, None),
+    "google/ddpm-cifar10-32": (CIFAR, 35_746_307, None),
     "google/ddpm-{church,bedroom,cat,celebahq}-256 and ema-": (CHURCH, 113_673_219, None),
     "CompVis/ldm-celebahq-256": (LATENT_CELEBAHQ, 274_056_163, 432),
     "CompVis/ldm-super-resolution-4x-openimages": (SUPER_RESOLUTION, 113_600_000, None),  # rounded

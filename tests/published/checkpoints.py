@@ -45,10 +45,11 @@ class Checkpoint:
 
 
 CHECKPOINTS = [
+    Checkpoint("google/ddpm-cifar10-32", "ddpm", FEW),
     *(
-        Checkpoint(f"google/ddpm-{form}{name}", "ddpm", FEW)
+        Checkpoint(f"google/ddpm-{form}{name}-256", "ddpm", FEW)
         for form in ("", "ema-")
-        for name in ("cifar10-32", "church-256", "bedroom-256", "cat-256", "celebahq-256")
+        for name in ("church", "bedroom", "cat", "celebahq")
     ),
     Checkpoint("CompVis/ldm-text2im-large-256", "ldm", TOLD),
     Checkpoint("CompVis/ldm-celebahq-256", "ldm_unconditional", FEW),
