@@ -214,7 +214,7 @@ def package_source(address: str) -> Source:
 
 def open_source(text: str | Path) -> Source:
     """The document that a user names: an existing path, a folder of parts too, or else a shipped graph's name."""
-    path, name, names = Path(text), str(text), shipped_graphs()
+    path, name, (names, named) = Path(text), str(text), _shipped()
     if name.startswith("pkg://"):
         return package_source(name)
     if name.startswith("hf://"):
@@ -226,9 +226,8 @@ def open_source(text: str | Path) -> Source:
         raise InputError(f"{name}: graphs are not read from there", hint=hint)
     if path.is_file() or path.suffix in (".yaml", ".yml") or (path.exists() and name not in names):
         return Source(name, name, path, path.parent)
-    named = [*names, *shipped_samplers()]
     if name in named:
-        return package_source(shipped_address(name))
+        return package_source(f"{SHIPPED}{name}.yaml")
     near = nearest(name, named)
     if near is None and len(path.parts) > 1:
         return Source(name, name, path, path.parent)  # reading it says what is there
@@ -302,15 +301,15 @@ def shipped_graphs() -> list[str]:
     return [*sorted(path.stem for path in folder.glob("*.yaml")), *sorted(training)]
 
 
-def shipped_samplers() -> list[str]:
-    """Names of the shipped graphs that others include: `samplers/guided`."""
-    return sorted(f"samplers/{path.stem}" for path in graphs_folder().glob("samplers/*.yaml"))
+def _shipped() -> tuple[list[str], list[str]]:
+    """The names that hints list, and all that can be given: also graphs that others include, `samplers/guided`."""
+    names = shipped_graphs()
+    return names, [*names, *sorted(f"samplers/{path.stem}" for path in graphs_folder().glob("samplers/*.yaml"))]
 
 
 def shipped_address(name: str) -> str:
     """The address of a shipped graph. Raises InputError where there is none of this name."""
-    names = shipped_graphs()
-    named = [*names, *shipped_samplers()]
+    names, named = _shipped()
     if name not in named:
         near = nearest(name, named)
         hint = f"did you mean {near}?" if near else "shipped: " + ", ".join(names)
