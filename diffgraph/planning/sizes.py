@@ -6,12 +6,18 @@ import re
 
 from ..errors import InputError
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i)?)?b?", re.IGNORECASE | re.ASCII)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i)?b?|b)", re.IGNORECASE | re.ASCII)
+_NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 
 
 def parse_size(text: str, what: str) -> int:
-    """Bytes of `6GiB` (2^30 each), `500MB` (10^6 each) or `4096`. Raises InputError for anything else."""
-    found = _SIZE.fullmatch(text.strip())
+    """Bytes of `6GiB` (2^30 each), `500MB` (10^6 each) or `4096B`; 0 needs no unit. Raises InputError for anything else."""
+    text = text.strip()
+    if text == "0":
+        return 0
+    found = _SIZE.fullmatch(text)
+    if found is None and _NUMBER.fullmatch(text):
+        raise InputError(f"{what} {text}: a size needs a unit", hint=f"write {text}GiB, {text}MB, or {text}B for bytes")
     if found is None:
         raise InputError(f"{what} {text}: this is no size", hint="write a number and a unit, such as 6GiB or 500MB")
     number, unit, binary = found.groups()

@@ -259,6 +259,8 @@ def test_the_store_is_shown_pruned_and_cleared(dg: Command, folder: Path, monkey
     assert dg("cache", "--json").data["limit"] == 2**30
     monkeypatch.setenv("DIFFGRAPH_CACHE_SIZE", "much")
     assert "DIFFGRAPH_CACHE_SIZE much: this is no size" in dg("run", "letter.yaml").err
+    monkeypatch.setenv("DIFFGRAPH_CACHE_SIZE", "20")
+    assert "DIFFGRAPH_CACHE_SIZE 20: a size needs a unit" in dg("run", "letter.yaml").err
     assert dg("cache", "prune", "--to", "-1").code == 2
 
 

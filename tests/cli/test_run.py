@@ -84,6 +84,7 @@ def test_a_variant_sets_nodes_and_an_option_wins_over_it(dg: Command, total: Pat
         (["--second-one", "1", "--set", "total.c=1"], "has no input 'c'", ""),
         (["--second-one", "1", "--set", "total.a={b: 1}"], "--set total.a: a dict cannot be set", ""),
         (["--second-one", "1", "--memory", "lots"], "diffgraph: --memory lots: this is no size", "6GiB"),
+        (["--second-one", "1", "--memory", "6"], "diffgraph: --memory 6: a size needs a unit", "6GiB, 6MB, or 6B"),
         (["--second-one", "1", "--device", "gpu"], "diffgraph: --device gpu: there is no such device", "cuda"),
         (["--second-one", "1", "--dtype", "fp8"], "'fp8' is not one of", ""),
         (["--second-one", "1", "--show", "totl"], "--show totl", "did you mean $total?"),
