@@ -30,7 +30,7 @@ AnyTimestep = Annotated[int | float | Tensor, Kind("AnyTimestep")]  # a Timestep
 Timestep = Annotated[
     int | float | Tensor, Kind("Timestep", of="AnyTimestep")
 ]  # training index 0..T-1: one for all, or [B]
-Steps = Annotated[int | str, Kind("Steps")]  # a count, or a respacing such as "fast27"
+Steps = Annotated[int | str, Kind("Steps"), Bound(ge=1)]  # a count, or a respacing such as "fast27"
 Condition = Annotated[Any, Kind("Condition")]  # a record of tensors with 1 or B rows, made by `model.condition`
 State = Annotated[Any, Kind("State")]  # what a solver remembers between steps
 

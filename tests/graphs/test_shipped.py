@@ -291,6 +291,16 @@ def test_variants_set_inputs_that_exist(name: str) -> None:
         resolve_inputs(graph.document, given, graph.registry, variant, source=graph.source, partial=True)
 
 
+@pytest.mark.parametrize("command", ["check", "plan", "run"])
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_no_steps_are_refused_by_check_as_by_run(name: str, command: str, cli: Cli) -> None:
+    """Before anything is opened: a loop may have no turn, a schedule has one step at least."""
+    for option in (f"--{key.replace('_', '-')}" for key in Graph.load(name).document.inputs if key.endswith("steps")):
+        done = cli(command, name, option, "0", "--offline")
+        assert done.exit_code == 2
+        done.says(f"{option[2:].replace('-', '_')}: 0 must be at least 1")
+
+
 def test_steps_as_a_number_are_those_of_the_default() -> None:
     """The demo's `steps: "25"` is a respacing, and so is what `--steps 25` gives."""
     graph, few = Graph.load("glide"), Options("cpu", cache=False)
