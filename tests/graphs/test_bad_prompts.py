@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from diffgraph.errors import RunError
 
@@ -51,6 +52,22 @@ def test_any_prompt_makes_a_picture(name: str, tmp_path: Path, request: pytest.F
             assert notes == [], what
     with pytest.raises(RunError, match="half a surrogate pair, which is no Unicode text"):
         lab.run(GRAPHS / f"{name}.yaml", prompt="red \ud800 apple", steps=2, weights=weights)
+
+
+@pytest.mark.parametrize(("name", "fewer"), [("imagen", ["--upsampler-steps", "2"]), ("ldm", [])])
+def test_a_demo_offline_and_what_it_says_of_an_unknown_prompt(
+    name: str, fewer: list[str], cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ["--steps", "3", *fewer, "--device", "cpu", "--no-cache", "--offline"]
+    done = cli("run", name, "--prompt", "Red apple", "--seed", "4", *few)
+    assert (done.exit_code, done.stdout) == (0, f"{name}-4.png\n"), done.stderr
+    assert "know no word" not in done.stderr
+    with Image.open(f"{name}-4.png") as picture:
+        assert picture.size == (64, 64)
+    done = cli("run", name, "--prompt", "xyzzy", *few)
+    assert (done.exit_code, done.stdout) == (0, f"{name}-0.png\n"), done.stderr
+    done.says("know no word of .xyzzy.: they know 144 names")
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
