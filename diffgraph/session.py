@@ -242,6 +242,8 @@ class Session:
         """Every mistake of a graph with these values; with an opener at the configured level."""
         checker = Checker(self.registry, loader, opener.configs if opener is not None else None)
         outputs = checker.document(graph, source, values or {})
+        if opener is not None:
+            opener.refused += checker.refused
         return sorted(checker.problems, key=_by_place), outputs
 
     @no_collections()

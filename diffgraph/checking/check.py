@@ -14,7 +14,7 @@ from typing import Any
 
 from ..authoring import Component
 from ..components import anchored
-from ..errors import CheckError, DiffgraphError, Place, nearest
+from ..errors import CheckError, DiffgraphError, OfflineError, Place, nearest
 from ..language.graph import NAME, UNREADABLE, Arg, GraphDocument, Input, Lit, Node
 from ..language.sources import Source
 from ..live import type_of
@@ -33,7 +33,10 @@ _scalars = ("text", "int", "float", "bool", "choice", "file", "folder", "weights
 
 
 class Checker(Bodies):
-    """Checks one graph and what it includes; `problems` holds every mistake found."""
+    """Checks one graph and what it includes; `problems` holds every mistake found.
+
+    refused: among these, documents that are not on this machine, offline.
+    """
 
     def document(self, graph: GraphDocument, source: Source, given: Mapping[str, Any]) -> dict[str, Value]:
         """Checks a whole document with these values of its inputs; returns what is known of its outputs."""
@@ -149,6 +152,8 @@ class Checker(Bodies):
                 raise CheckError(f"graphs include each other more than {MAX_DEPTH} levels deep", hint="flatten them")
             inner = self.loader.read(source)
         except DiffgraphError as error:
+            if isinstance(error, OfflineError):
+                self.refused.append(error)
             self._skip(node, scope)
             if error.place is not None and error.place.line:
                 where = f"{error.message} (in {node.name}, included at {node.place})"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..components import below
-from ..errors import CheckError, DiffgraphError, Place, nearest
+from ..errors import CheckError, DiffgraphError, OfflineError, Place, nearest
 from ..language.graph import UNREAD, Arg, GraphDocument, Lit, Node, Ref
 from ..language.sources import Loader, Source
 from ..ports import ANY, INT, UNSET, Port, Type
@@ -55,6 +55,7 @@ class References:
         self.registry, self.loader, self.configs = registry, loader, configs
         self.unifier = Unifier()
         self.problems: list[DiffgraphError] = []
+        self.refused: list[OfflineError] = []
         self._seen: set[tuple[str, str]] = set()
         self._streams: dict[int, Stream] = {}
         self._including: list[str] = []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..errors import CheckFailed, DiffgraphError, InputError, nearest
+from ..errors import CheckFailed, DiffgraphError, InputError, OfflineError, nearest
 from .report import UsageProblem
 
 if TYPE_CHECKING:
@@ -268,7 +268,12 @@ class GraphCommand(click.Command):
             _go_offline(True)
         address = None if ctx.resilient_parsing else self._address(ctx, args)
         if address is not None:
-            ctx.meta[_OPENED] = open_graph(address, self._own(ctx), lock="--no-lock" not in args)
+            try:
+                ctx.meta[_OPENED] = open_graph(address, self._own(ctx), lock="--no-lock" not in args)
+            except OfflineError as error:
+                from ..fetching import not_here
+
+                raise not_here(error.missing, address) from None
         return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:

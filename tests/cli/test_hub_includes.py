@@ -118,9 +118,46 @@ def test_pulled_it_runs_offline_without_a_request(server: HubServer, hub: Comman
 
 def test_offline_it_is_told_what_is_missing(server: HubServer, hub: Command, commit: str) -> None:
     outer()
-    said = hub("run", "outer.yaml", "--offline")
+    for name in ("run", "plan", "pull", "lock"):
+        said = hub(name, "outer.yaml", "--offline")
+        assert said.code == 2
+        assert said.err == (
+            "diffgraph: offline, and not on this machine:\n"
+            "  hf://org/lines@main\n"
+            "  fetch it once: diffgraph pull outer.yaml\n"
+        )
+    assert server.count() == 0
+    assert hub("pull", "outer.yaml").code == 0
+    assert hub("run", "outer.yaml", "--offline").code == 0
+
+
+def test_offline_what_is_missing_is_told_together(server: HubServer, hub: Command, commit: str, folder: Path) -> None:
+    """A document that one here includes, one that a document of the Hub includes, and weights of a graph in a graph."""
+    write("near.yaml", graph())
+    nodes = "near: {graph: near.yaml}, far: {graph: hf://org/lines/graphs/double.yaml}"
+    outputs = "near: $near.norm, far: $far.norm"
+    write("outer.yaml", f"diffgraph: 1\nnodes: {{{nodes}}}\noutputs: {{{outputs}}}\n")
+    assert hub("check", "outer.yaml").code == 0
+    (folder.parent / "hf" / "models--org--lines" / "snapshots" / commit / "graphs" / "line.yaml").unlink()
+    nodes += ", other: {graph: hf://org/others/line.yaml}"
+    write("outer.yaml", f"diffgraph: 1\nnodes: {{{nodes}}}\noutputs: {{{outputs}, other: $other.norm}}\n")
+    assert hub("run", "outer.yaml", "--offline").err == (
+        "diffgraph: offline, and not on this machine:\n"
+        f"  hf://org/lines/graphs/line.yaml ({len(FILES['graphs/line.yaml'])} bytes)\n"
+        "  hf://org/others@main\n"
+        f"  hf://org/linear/model.safetensors ({len(weights(3))} bytes)\n"
+        "  fetch it once: diffgraph pull outer.yaml\n"
+    )
+
+
+def test_a_graph_by_address_that_is_missing_offline(server: HubServer, hub: Command, commit: str) -> None:
+    said = hub("run", "hf://org/lines/graphs/double.yaml", "--offline", "--scale", "2")
     assert said.code == 2
-    assert "hf://org/lines@main is not on this machine" in said.err
+    assert said.err == (
+        "diffgraph: offline, and not on this machine:\n"
+        "  hf://org/lines@main\n"
+        "  fetch it once: diffgraph pull hf://org/lines/graphs/double.yaml\n"
+    )
     assert server.count() == 0
 
 
