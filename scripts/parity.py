@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -31,12 +32,17 @@ This page is written by `python scripts/parity.py` from the run of the tests tha
 """
 
 
+def comparing() -> list[str]:
+    """The files of tests that compare: those of peers, and whichever import what does it."""
+    tests = sorted((ROOT / "tests").rglob("test_*.py"))
+    uses = re.compile(r"^from \S*\b(parity|library) import ", re.MULTILINE)
+    return [str(path) for path in tests if path.parent.name == "peers" or uses.search(path.read_text(encoding="utf-8"))]
+
+
 def measured(log: Path) -> list[dict[str, str | float]]:
     """Runs the comparisons, and gives what each reported. Exits where a test fails."""
     environment = {**os.environ, "PARITY_LOG": str(log)}
-    names = ("ddpm", "glide", "glide_inpaint", "imagen", "import", "ldm", "stable_diffusion")
-    systems = [f"tests/graphs/test_{name}.py" for name in names]
-    command = [sys.executable, "-m", "pytest", "-q", "tests/peers", "tests/nodes", *systems]
+    command = [sys.executable, "-m", "pytest", "-q", *comparing()]
     done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
     if done.returncode:
         sys.exit("a test failed; docs/parity.md is left as it was")
@@ -52,7 +58,7 @@ def page(found: list[dict[str, str | float]]) -> str:
     for (part, peer, test), group in sorted(rows.items()):
         worst = max(group, key=lambda one: float(one["difference"]) / float(one["tolerance"]))
         forms = len({one["what"] for one in group})
-        compared = f"{len(group)} outputs" + (f" of {forms} forms" if forms > 1 else "")
+        compared = f"{len(group)} output{'s' * (len(group) > 1)}" + (f" of {forms} forms" if forms > 1 else "")
         difference, tolerance = f"{worst['difference']:.1e}", f"{worst['tolerance']:.0e}"
         lines.append(f"| {part} | {peer} | {compared} | {difference} | {tolerance} | `{test}` |")
     peers = ", ".join(f"{name} {version(name)}" for name in ("diffusers", "transformers", "torch"))
