@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pytest
 from ..parts import save_ddpm
 from .conftest import NOTE, PICTURE, SUM, write
 
+ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "rich", "pydantic", "huggingface_hub", "networkx", "tokenizers", "PIL")
 PROBE = textwrap.dedent(
     """
@@ -165,6 +167,34 @@ def test_ctrl_c_stops_within_a_step_and_leaves_the_store_sound(slow: Path) -> No
     assert list(Path(os.environ["DIFFGRAPH_CACHE_DIR"]).rglob("*.tmp")) == []
     done = process("run", "long.yaml", "--nodes", "slow.py", "--turns", "3")
     assert (done.returncode, done.stdout) == (0, 'long.txt\n{"sum": 3.0}\n')
+
+
+ENTRY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["diffgraph"].split(":")
+STARTS = {
+    "installed": f"from {ENTRY[0]} import {ENTRY[1]}; sys.exit({ENTRY[1]}())",  # as pip writes it
+    "-m": "import runpy; runpy.run_module('diffgraph', run_name='__main__')",
+}
+SIGNAL = textwrap.dedent(
+    """
+    import os, signal, sys
+
+    class Signal:
+        def find_spec(self, name, path, target=None):
+            if name == sys.argv[2]:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    sys.meta_path.insert(0, Signal())
+    """
+)
+
+
+@pytest.mark.parametrize("module", ["click", "diffgraph.cli.report", "diffgraph.cli.nodes"])
+@pytest.mark.parametrize("start", STARTS)
+def test_ctrl_c_during_an_import(start: str, module: str) -> None:
+    """Of what the command line needs, or of the command itself."""
+    command = [sys.executable, "-c", SIGNAL + STARTS[start], "nodes", module]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "diffgraph: interrupted")
 
 
 def test_a_reader_that_leaves_early_is_no_error(graphs: Path) -> None:
