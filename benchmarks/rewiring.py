@@ -122,9 +122,11 @@ WEIGHTS = {
     "glide_base": "glide", "glide_img2img": "glide", "imagen_base": "imagen", "imagen_if": "imagen/base",
     "imagen_if_base": "imagen/base", "imagen_if_upsampler": "imagen/upsampler",
     "stable_diffusion_img2img": "stable_diffusion", "train/ddpm_finetune": "ddpm", "train/glide_finetune": "glide",
-    "train/stable_diffusion": "stable_diffusion",
+    "train/imagen_if_finetune": "imagen/base", "train/stable_diffusion": "stable_diffusion",
 }  # fmt: skip
-SIZES = {"train/ddpm_finetune": 8, "train/glide_finetune": 8, "train/stable_diffusion": 16}  # of the pictures
+SIZES = {  # of the pictures
+    "train/ddpm_finetune": 8, "train/glide_finetune": 8, "train/imagen_if_finetune": 8, "train/stable_diffusion": 16,
+}  # fmt: skip
 
 
 def inputs_of(name: str, folder: Path) -> dict[str, Any]:

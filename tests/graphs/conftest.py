@@ -88,6 +88,12 @@ def if_parts(imagen_parts: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def if_base_parts(if_parts: dict[str, Path]) -> Path:
+    """The repository of its first stage."""
+    return if_parts["weights"]
+
+
+@pytest.fixture(scope="session")
 def dit_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny DiT."""
     return save_dit(tmp_path_factory.mktemp("dit"))

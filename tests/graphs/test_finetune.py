@@ -27,6 +27,7 @@ CPU = Options(device="cpu")
 GRAPHS_OF = {
     "ddpm_finetune": ("ddpm_parts", "diffusion_pytorch_model.safetensors", "ddpm", 8),
     "glide_finetune": ("glide_parts", "base/diffusion_pytorch_model.safetensors", "glide_base", 8),
+    "imagen_if_finetune": ("if_base_parts", "unet/diffusion_pytorch_model.safetensors", "imagen_if_base", 8),
     "stable_diffusion": ("clip_parts", "unet/diffusion_pytorch_model.safetensors", "stable_diffusion", 16),
 }
 
@@ -56,7 +57,7 @@ def test_it_starts_from_the_weights_and_its_own_run(
     trained = Path(file).parent
     kept = ("config.json", "scheduler_config.json", "tokenizer_config.json")  # a vocabulary may have another form
     same = {p for p in weights.rglob("*") if p.suffix == ".safetensors" or p.name in kept}
-    same = {p for p in same if p.parent == weights / trained or "stable" in name}
+    same = {p for p in same if p.parent == weights / trained or "glide" not in name}
     assert {str(path.relative_to(weights)) for path in same} <= written
     for path in same:  # what is not trained is written as it was
         if path.suffix == ".safetensors" and str(path.relative_to(weights)) != file:
@@ -69,60 +70,23 @@ def test_it_starts_from_the_weights_and_its_own_run(
         assert picture.size == (size, size)
 
 
-IF = """
-diffgraph: 1
-inputs: {data: {type: folder}, weights: {type: weights}, size: {type: int}, steps: {type: int}, batch: {type: int}}
-nodes:
-  tokenizing:   {node: T5Tokenizer, weights: $weights/tokenizer, model_max_length: 77}
-  text_encoder: {node: T5Encoder, weights: $weights/text_encoder}
-  unet:         {node: UNetIF, weights: $weights/unet}
-  scheduler:    {node: DDPMScheduler, weights: $weights/scheduler}
-
-  tokens:     {call: $tokenizing.batch, texts: $batch_of.text}
-  text:       {call: $text_encoder, tokens: $tokens}
-  condition:  {call: $unet.condition, text: $text}
-  timesteps:  {call: $scheduler.random_timesteps, rng: $batch_of.rng}
-  noise:      {node: GaussianNoise, shape: $unet.sample_shape, rng: $timesteps.rng}
-  noisy:      {call: $scheduler.add_noise, sample: $batch_of.image, noise: $noise.sample, timestep: $timesteps.timestep}
-  prediction: {call: $unet, sample: $noisy, timestep: $timesteps.timestep, condition: $condition}
-  target:     {call: $scheduler.target, sample: $batch_of.image, noise: $noise.sample, timestep: $timesteps.timestep}
-  simple:     {node: SquaredError, prediction: $prediction, target: $target}
-  bound:
-    call: $scheduler.variational_bound
-    prediction: $prediction
-    sample: $batch_of.image
-    noisy: $noisy
-    timestep: $timesteps.timestep
-  loss:       {node: HybridLoss, simple: $simple, bound: $bound, count: $scheduler.num_train_timesteps}
-train:
-  data: {node: ImageFolder, folder: $data, size: $size, batch: $batch, as: batch_of}
-  update: {unet: unet}
-  loss: $loss
-  optimizer: {name: AdamW}
-  learning_rate: {top: 0.001}
-  steps: $steps
-"""
-
-
-@pytest.mark.parametrize("system", ["glide", "imagen_if"])
+@pytest.mark.parametrize("name", ["glide_finetune", "imagen_if_finetune"])
 def test_the_hybrid_loss_trains_the_variance_too(
-    system: str, glide_parts: Path, if_parts: dict[str, Path], data: Path, tmp_path: Path
+    name: str, data: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """The bound reaches the second half of the network's output alone, and L_simple the first."""
-    path, weights = GRAPHS / "train/glide_finetune.yaml", glide_parts
-    if system == "imagen_if":
-        path, weights = tmp_path / "if.yaml", if_parts["weights"]
-        path.write_text(IF)
-    graph, given = Graph.load(path), {"data": data, "weights": weights, "size": 8, "steps": 1, "batch": 4}
+    weights = request.getfixturevalue(GRAPHS_OF[name][0])
+    graph = Graph.load(GRAPHS / f"train/{name}.yaml")
+    given = {"data": data, "weights": weights, "size": 8, "steps": 1, "batch": 4}
     grads = {}
-    for name, keys in (("both", {}), ("simple", {"loss.scale": 0.0})):
-        trainer = Trainer(graph, given, out=tmp_path / name, options=CPU, sets=keys)
+    for kind, keys in (("both", {}), ("simple", {"loss.scale": 0.0})):
+        trainer = Trainer(graph, given, out=tmp_path / kind, options=CPU, sets=keys)
         last = next(key for key in reversed(list(trainer.parameters)) if key.endswith("weight") and "out" in key)
         with torch.random.fork_rng(devices=[]):
             trainer._gradients()
         grad = trainer.parameters[last].grad
         assert grad is not None
-        grads[name] = grad.chunk(2)
+        grads[kind] = grad.chunk(2)
     assert torch.equal(grads["both"][0], grads["simple"][0])
     assert float(grads["simple"][1].abs().max()) == 0
     assert float(grads["both"][1].abs().max()) > 0

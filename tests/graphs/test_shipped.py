@@ -26,7 +26,7 @@ NAMES = sorted(str(path.relative_to(GRAPHS).with_suffix("")) for path in GRAPHS.
 TRAININGS = [name for name in NAMES if name.startswith("train/")]
 FURTHER = {  # trainings that go on from weights: the fixture with these, and their size; see test_finetune.py
     "train/ddpm_finetune": ("ddpm_parts", 8), "train/glide_finetune": ("glide_parts", 8),
-    "train/stable_diffusion": ("clip_parts", 16),
+    "train/imagen_if_finetune": ("if_base_parts", 8), "train/stable_diffusion": ("clip_parts", 16),
 }  # fmt: skip
 SHARED = [name for name in NAMES if name.startswith("samplers/")]
 SYSTEMS = sorted(set(NAMES) - set(TRAININGS) - set(SHARED))
