@@ -123,7 +123,7 @@ def test_modules_are_short() -> None:
 CORE = (
     *(f"language/{name}" for name in ("graph", "reading", "writing")),
     *(f"checking/{name}" for name in ("dims", "unify", "scopes", "calls", "bodies", "check")),
-    *(f"planning/{name}" for name in ("keys", "lowering", "program", "plan")),
+    *(f"planning/{name}" for name in ("keys", "lowering", "program", "selecting", "plan")),
     *(f"running/{name}" for name in ("run", "residency", "guards", "store")),
     *(f"drawing/{name}" for name in ("scene", "layout", "palette", "shapes", "svg", "png", "show")),
     "ports",
@@ -139,3 +139,21 @@ def test_the_core_names_no_diffusion_term() -> None:
         text = (ROOT / "diffgraph" / f"{name}.py").read_text(encoding="utf-8")
         found = {match.group() for match in TERMS.finditer(text)}
         assert not found, f"{name}.py speaks of {found}"
+
+
+def test_the_engine_is_tested_with_the_second_package_alone() -> None:
+    """No other module here imports built-in nodes or what is made of them, names a type of theirs, or a shipped graph."""
+    from diffgraph.language.sources import shipped_graphs
+    from diffgraph.registry import registry
+
+    types = "|".join(name for name in registry().nodes if "." not in name)
+    patterns = {
+        "imports": r"(from|import) (diffgraph\.nodes|\.\.(graphs|nodes|parts|peers))\b",
+        "the node": rf"""(node: |\(")({types})\b(?!\.)""",
+        "the graph": rf"\b({'|'.join(shipped_graphs())}|samplers/\w+)\b|(ROOT|\]) / \"graphs\"",
+    }
+    here = Path(__file__).parent
+    for path in {*here.glob("*.py"), *here.glob("*.txt")} - {Path(__file__)}:
+        for what, pattern in patterns.items():
+            found = re.search(pattern, path.read_text(encoding="utf-8"))
+            assert found is None, f"{path.name}: {what} {found[0]}"

@@ -260,7 +260,7 @@ GRAPH: dict[str, Any] = {
         "base": {"node": "UNet", "weights": "$weights/base", "adapters": [{"weights": "hf://a/b@v1", "scale": 0.8}]},
         "start": {"node": "Text", "value": "no", "price": "$$5", "rate": 1e-4, "flags": [True, None, "null"]},
         "small": {
-            "graph": "samplers/guided.yaml",
+            "graph": "parts/guided.yaml",
             "model": "$base",
             "scheduler": "$ancestral",
             "condition": "$text",
@@ -307,7 +307,7 @@ nodes:
     adapters: [{weights: hf://a/b@v1, scale: 0.8}]
   start: {node: Text, value: no, price: $$5, rate: 0.0001, flags: [true, null, "null"]}
   small:
-    graph: samplers/guided.yaml
+    graph: parts/guided.yaml
     model: $base
     scheduler: $ancestral
     condition: $text
@@ -495,15 +495,15 @@ def test_a_value_inside_itself() -> None:
 
 
 def test_read(tmp_path: Path) -> None:
-    (tmp_path / "glide.yaml").write_bytes(b"a: 1")
-    assert read(tmp_path / "glide.yaml") == b"a: 1"
+    (tmp_path / "total.yaml").write_bytes(b"a: 1")
+    assert read(tmp_path / "total.yaml") == b"a: 1"
     for name, message, hint in (
-        ("glid.yaml", "no such file", f"did you mean {tmp_path / 'glide.yaml'}?"),
-        ("zzz", "no such file", "there are: glide.yaml"),
-        ("zzzzz.yaml", "no such file", "there are: glide.yaml"),
+        ("totl.yaml", "no such file", f"did you mean {tmp_path / 'total.yaml'}?"),
+        ("zzz", "no such file", "there are: total.yaml"),
+        ("zzzzz.yaml", "no such file", "there are: total.yaml"),
         ("no/x.yaml", "no such file", f"there is no folder {tmp_path / 'no'} to look in"),
-        (".", "a folder, not a document", f"name a file in it, such as {tmp_path / 'glide.yaml'}"),
-        ("glide.yaml/x", "cannot be read: Not a directory", "see its permissions, or copy it"),
+        (".", "a folder, not a document", f"name a file in it, such as {tmp_path / 'total.yaml'}"),
+        ("total.yaml/x", "cannot be read: Not a directory", "see its permissions, or copy it"),
         ("a\0b", "cannot be read: embedded null byte", "see its permissions, or copy it"),
         ("x" * 300, "cannot be read: File name too long", "see its permissions, or copy it"),
     ):

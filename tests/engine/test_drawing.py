@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 from typing import Any
 
 import networkx
 import pytest
 
 from diffgraph.builder import Graph
-
-GRAPHS = Path(__file__).parents[2] / "graphs"
 
 TEXT = textwrap.dedent("""
     diffgraph: 1
@@ -48,6 +45,23 @@ TEXT = textwrap.dedent("""
         nodes: {score: {node: arith.Add, a: $at, b: $at}}
         of: $score
     outputs: {value: $choice.value, first: $first}
+""")
+
+TRAINING = textwrap.dedent("""
+    diffgraph: 1
+    inputs:
+      data: {type: folder}
+    nodes:
+      line: {node: arith.Linear, in_features: 2, out_features: 2}
+      out: {call: $line, vector: $batch.given}
+      less: {node: arith.Scale, vector: $batch.wanted, factor: -1}
+      off: {node: arith.Plus, a: $out, b: $less}
+      loss: {node: arith.Energy, vector: $off}
+    train:
+      data: {node: arith.Series, folder: $data, as: batch}
+      update: {line: weights}
+      loss: $loss
+      steps: 5
 """)
 
 
@@ -92,19 +106,16 @@ def test_wires_with_their_ports(drawn: Any) -> None:
     }  # fmt: skip
 
 
-def test_what_a_shipped_graph_depends_on() -> None:
-    """The picture needs everything; the text alone needs the prompt and the weights, not the seed."""
-    graph = Graph.load("glide").to_networkx()
-    inputs = {name for name, form in graph.nodes(data="form") if form == "input"}
-    assert networkx.ancestors(graph, "output:image") >= inputs
-    assert networkx.ancestors(graph, "text") & inputs == {"prompt", "weights"}
-    assert networkx.is_directed_acyclic_graph(graph)  # its loops are in the graphs that it includes
-    loops = Graph.load(GRAPHS / "samplers/guided.yaml").to_networkx()
-    assert networkx.has_path(loops, "denoise.stepped", "denoise.scaled")  # through the loop
+def test_what_an_output_depends_on(drawn: Any) -> None:
+    """One needs the number alone, the other the weights, too; both through the loop."""
+    inputs = {name for name, form in drawn.nodes(data="form") if form == "input"}
+    assert networkx.ancestors(drawn, "output:first") & inputs == {"n"}
+    assert networkx.ancestors(drawn, "output:value") & inputs == inputs == {"n", "folder"}
+    assert networkx.has_path(drawn, "double.inner.more", "output:value")
 
 
 def test_a_training_graph_has_its_batch_and_its_loss() -> None:
-    graph = Graph.load(GRAPHS / "train/ddpm.yaml").to_networkx()
-    assert graph.nodes["batch_of"] == graph.nodes["batch_of"] | {"form": "batch", "type": "ImageFolder"}
-    assert ("data", "", "batch_of", "folder") in edges(graph)
-    assert networkx.has_path(graph, "batch_of", "output:loss")
+    graph = Graph.from_text(TRAINING).to_networkx()
+    assert graph.nodes["batch"] == graph.nodes["batch"] | {"form": "batch", "type": "arith.Series"}
+    assert ("data", "", "batch", "folder") in edges(graph)
+    assert networkx.has_path(graph, "batch", "output:loss")

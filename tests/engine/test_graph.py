@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from diffgraph.builder import Graph
-from diffgraph.errors import CheckFailed, DiffgraphError, DocumentError
+from diffgraph.errors import CheckFailed, DocumentError
 from diffgraph.language.document import parse, write
 from diffgraph.language.graph import Body, GraphDocument, ListOf, Lit, Node, Ref, node_refs, ordered
 from diffgraph.language.reading import read_graph
-from diffgraph.language.sources import Loader, Source, open_source
+from diffgraph.language.sources import Loader, Source
 from diffgraph.language.writing import document_plain, graph_hash
 
 from .documents import documents
@@ -348,21 +348,8 @@ def test_a_document_of_a_bundle_includes_from_the_bundle_alone() -> None:
         Graph.from_source(Source("g.yaml", "g.yaml", bundle={"g.yaml": bundle["g.yaml"]}), Loader()).check()
 
 
-def test_an_existing_file_wins_over_a_shipped_name_and_a_folder_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "glide").mkdir()
-    assert open_source("glide").address == "pkg://diffgraph/glide.yaml"
-    (tmp_path / "glide").rmdir()
-    (tmp_path / "glide").write_text(document("value: {node: arith.Add, a: 1}"))
-    assert open_source("glide").address == "glide"
-
-
-def test_a_name_that_is_nothing_gets_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(DiffgraphError, match="did you mean glide"):
-        open_source("glid")
     with pytest.raises(DocumentError, match="no such file"):
         Graph.load("missing.yaml")
 

@@ -142,3 +142,22 @@ def test_by_itself(ddpm_parts: Path, damaged: Callable[[Path], Path]) -> None:
     save_file(tensors, folder / FILE)
     with pytest.raises(DiffgraphError, match=r"conv_in.weight is F32 \[32, 1, 3, 3\], the model's is \[32, 3, 3, 3\]"):
         UNet2D.from_pretrained(folder)
+
+
+def test_a_graph_says_which_part_reads_what_is_there(tmp_path: Path) -> None:
+    """A pipeline with one part that another type reads, and one that none does."""
+    index = {
+        "_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }  # fmt: skip
+    (tmp_path / "flux").mkdir()
+    (tmp_path / "flux" / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "g.yaml").write_text(
+        "diffgraph: 1\nname: g\nnodes:\n  unet: {node: UNet2D, weights: flux}\n"
+        "  latents: {node: Rng, seed: 1}\noutputs: {shape: $unet.sample_shape, rng: $latents}\n"
+    )
+    with pytest.raises(DiffgraphError) as refused:
+        Graph.load(tmp_path / "g.yaml").check()
+    message = str(refused.value)
+    assert "this is a FluxPipeline with transformer (FluxTransformer2DModel), vae (AutoencoderKL)" in message
+    assert "AutoencoderKL reads AutoencoderKL; there is no part for FluxTransformer2DModel" in message

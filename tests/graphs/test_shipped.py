@@ -13,12 +13,15 @@ from PIL import Image
 
 from diffgraph.builder import Graph
 from diffgraph.components import Opener
-from diffgraph.errors import Interrupted
+from diffgraph.errors import InputError, Interrupted
 from diffgraph.inputs import apply_sets, resolve_inputs
+from diffgraph.language.sources import open_source
 from diffgraph.running.run import Event
 from diffgraph.session import Options, Session
-from diffgraph.training.train import Trainer, train
+from diffgraph.training.train import train
+from diffgraph.training.trainer import Trainer
 
+from ..engine.test_schema import faults
 from .conftest import GRAPHS, Cli
 
 CPU = Options(device="cpu")
@@ -88,6 +91,26 @@ def options(values: dict[str, Any]) -> list[str]:
     return [word for key, value in values.items() for word in (f"--{key.replace('_', '-')}", str(value))]
 
 
+# --- by name --------------------------------------------------------------------------------------------------------
+
+
+def test_an_existing_file_wins_over_a_shipped_name_and_a_folder_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "glide").mkdir()
+    assert open_source("glide").address == "pkg://diffgraph/glide.yaml"
+    (tmp_path / "glide").rmdir()
+    (tmp_path / "glide").write_text("diffgraph: 1\n")
+    assert open_source("glide").address == "glide"
+
+
+def test_a_name_that_is_nothing_gets_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="did you mean glide"):
+        open_source("glid")
+
+
 # --- reading and checking --------------------------------------------------------------------------------------------
 
 
@@ -97,6 +120,11 @@ def test_no_mistakes_in_structure(name: str) -> None:
     problems, outputs = Session().check(graph.document, graph.source, graph.loader, {})
     assert problems == []
     assert outputs.keys() == graph.document.outputs.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_faults_to_an_editor(name: str) -> None:
+    assert faults((GRAPHS / f"{name}.yaml").read_text()) == []
 
 
 @pytest.mark.parametrize("name", SYSTEMS + TRAININGS)
