@@ -268,7 +268,7 @@ class Bench:
         graph = loader.load(source)
         if name.startswith("train/"):
             from diffgraph.builder import Graph
-            from diffgraph.training.train import Trainer
+            from diffgraph.training.trainer import Trainer
 
             made = Graph.from_source(source, loader)
             with tempfile.TemporaryDirectory() as out:

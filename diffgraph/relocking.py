@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import InputError, nearest
-from .fetching import gather, part_files, variants_of
+from .gathering import gather, part_files, variants_of
 from .language.graph import GraphDocument
 from .language.sources import Loader, Source
 from .locking import SUFFIX, Book, Entry, Lock, told

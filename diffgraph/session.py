@@ -30,7 +30,8 @@ from .language.sources import Loader, Source
 from .locking import Book, find_lock, how_to_lock, node_versions
 from .planning.lowering import Bound, Settings
 from .planning.plan import Planner
-from .planning.program import CALL, LOAD, METHOD, Program, secret_slots, select
+from .planning.program import CALL, LOAD, METHOD, Program
+from .planning.selecting import secret_slots, select
 from .registry import Registry, registry
 from .running.run import DamagedEntry, Deliver, Event, Listener, Results, Runner
 

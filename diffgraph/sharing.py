@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import CheckFailed, DiffgraphError, HubError, InputError
-from .fetching import gather, part_files, variants_of
+from .gathering import gather, part_files, variants_of
 from .language.document import write
 from .language.graph import GraphDocument
 from .language.sources import Loader, Source, included

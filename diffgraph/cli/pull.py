@@ -25,7 +25,8 @@ def command(
     After that, `diffgraph run GRAPH --offline` asks nobody anything. Inputs may be left out. A lock beside the graph
     says what is fetched.
     """
-    from ..fetching import fetch_files, gather, part_files, total_size, variants_of
+    from ..fetching import fetch_files, total_size
+    from ..gathering import gather, part_files, variants_of
     from ..locking import Book, find_lock
     from ..session import Options, Session
     from ..weights.transfers import say_bytes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..builder import Graph
 from ..components import GivenAddress
@@ -14,9 +14,7 @@ from ..running.run import Event
 from ..session import Options
 from ..sheet import rows_of, sheet
 from .checkpoints import CHECKPOINT
-
-if TYPE_CHECKING:
-    from .train import Trainer
+from .trainer import Trainer
 
 
 class Sampler:

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from diffgraph.builder import Graph
 from diffgraph.errors import CheckFailed, DiffgraphError
 from diffgraph.session import Options
-from diffgraph.training.train import Trainer, train
+from diffgraph.training.train import train
+from diffgraph.training.trainer import Trainer
 
 from ..hub import users_hub
 from .conftest import GRAPHS, Cli

@@ -26,7 +26,8 @@ from diffgraph.errors import CheckFailed, DiffgraphError, InputError, Interrupte
 from diffgraph.running.run import Event
 from diffgraph.session import Options
 from diffgraph.training.samples import Sampler, running_mean
-from diffgraph.training.train import Trainer, train
+from diffgraph.training.train import train
+from diffgraph.training.trainer import Trainer
 
 from ..engine.lab import Lab
 from .conftest import GRAPHS
