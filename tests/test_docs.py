@@ -4,7 +4,8 @@
                           graph, word for word; other Python runs, and `print(x)  # 3` must print 3
     console               each `$ command` runs; what follows it is what it prints, with `...` for any text. A command
                           fails only where it is shown what it says then
-    text                  is not run
+    bash                  commands that want published weights or hours: each is read to the end, and not run
+    text                  is neither a command nor code
 
 Repositories of the Hub that a document names are tiny ones with the parts of the published ones, on a server on loopback.
 `pip install FOLDER` is stood in for: the package goes to a folder that Python looks into. What installs and checks
@@ -30,6 +31,7 @@ from typing import Any
 
 import pytest
 
+from .commands import read_commands
 from .hub import users_hub
 from .hub_server import TOKEN
 from .parts import save_clip, save_ddpm, save_dit
@@ -39,6 +41,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 FENCE = re.compile(r"^( *)```([a-z]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"# (\S+\.(?:yaml|py|toml))\n")
 OWN_CHECKS = ("pytest", "ruff", "mypy", ".ci/run")
+CODE = re.compile(r"^\s*(\$ |diffgraph |pip |python |import |from .+ import |def |class )", re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -123,8 +126,8 @@ def blocks(document: Path) -> list[Block]:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the project's own beside it, `photos`, `diffgraph` as a command, and a place for packages."""
-    work, tools, site = (tmp_path / name for name in ("work", "bin", "site"))
-    for folder in (work, tools, site):
+    work, tools, site, read = (tmp_path / name for name in ("work", "bin", "site", "read"))
+    for folder in (work, tools, site, read):
         folder.mkdir()
     for name in ("graphs", "scripts", "benchmarks"):
         (work / name).symlink_to(ROOT / name)
@@ -180,8 +183,11 @@ def test_blocks_run(document: Path, place: Path) -> None:
             run_python(block.text, names, where)
         elif block.language == "console":
             run_console(block.text, place, where)
+        elif block.language == "bash":
+            read_commands(block.text, place.parent / "read", small_stable_diffusion)
         else:
             assert block.language == "text", f"{where}: a block of {block.language or 'no language'} is not tested"
+            assert not CODE.search(block.text), f"{where}: holds a command or code, which is not tested"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
