@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +67,11 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int, int | None]] = {  # config, para
     "CompVis/ldm-celebahq-256": (LATENT_CELEBAHQ, 274_056_163, 432),
     "CompVis/ldm-super-resolution-4x-openimages": (SUPER_RESOLUTION, 113_600_000, None),  # rounded
 }
+
+
+def test_the_demo_is_read_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert UNet2D.from_pretrained("pkg://diffgraph/weights/ddpm-demo").config.sample_size == 32
 
 
 def random(config: UNet2DConfig) -> UNet2D:
