@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +10,6 @@ from .authoring import File
 from .inputs import FileInput, apply_sets
 from .language.graph import GraphDocument, Lit, Node
 from .language.sources import Loader, Source
-
-HIDDEN = "***"
 
 
 def secret_texts(graph: GraphDocument, given: Mapping[str, Any]) -> list[str]:
@@ -36,15 +32,6 @@ def _texts(value: Any) -> Iterator[str]:
         yield value.name
     elif isinstance(value, str | int | float) and not isinstance(value, bool) and value != "":
         yield str(value)
-
-
-def hidden(text: str, secrets: Iterable[str]) -> str:
-    """A text with stars in place of secrets, as they stand there themselves or quoted; short ones as whole words."""
-    forms = {form for one in secrets for form in (one, repr(one)[1:-1], json.dumps(one)[1:-1])}
-    for form in sorted(forms, key=len, reverse=True):
-        pattern = re.escape(form) if len(form) > 3 else rf"(?<!\w){re.escape(form)}(?!\w)"
-        text = re.sub(pattern, HIDDEN, text)
-    return text
 
 
 def without_secrets(graph: GraphDocument, source: Source, loader: Loader) -> GraphDocument:

@@ -21,9 +21,9 @@ from .authoring import Target
 from .checking.check import Checker
 from .checking.unify import Value
 from .components import Handle, Opener
-from .errors import DiffgraphError, InputError, Place, RunError
+from .errors import DiffgraphError, InputError, Place
 from .fetching import fetch_parts, raise_problems
-from .hiding import hidden, secret_texts
+from .hiding import secret_texts
 from .inputs import FileInput, apply_sets, resolve_inputs
 from .language.graph import NAME, GraphDocument, Ref
 from .language.sources import Loader, Source
@@ -34,6 +34,7 @@ from .planning.program import CALL, LOAD, METHOD, Program
 from .planning.selecting import secret_slots, select
 from .registry import Registry, registry
 from .running.run import DamagedEntry, Deliver, Event, Listener, Results, Runner
+from .telling import hide
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -189,8 +190,8 @@ class Prepared:
             )  # fmt: skip
             try:
                 return runner.run()
-            except RunError as error:
-                error.message = hidden(error.message, secret_texts(self.graph, self.values))
+            except DiffgraphError as error:
+                hide(error, secret_texts(self.graph, self.values))
                 raise
             except DamagedEntry as entry:
                 damaged.add(entry.key)
@@ -240,11 +241,14 @@ class Session:
         values: Mapping[str, Any] | None = None,
         opener: Opener | None = None,
     ) -> tuple[list[DiffgraphError], dict[str, Value]]:
-        """Every mistake of a graph with these values; with an opener at the configured level."""
+        """Every mistake of a graph with these values, without its secrets; with an opener at the configured level."""
         checker = Checker(self.registry, loader, opener.configs if opener is not None else None)
         outputs = checker.document(graph, source, values or {})
         if opener is not None:
             opener.refused += checker.refused
+        secrets = secret_texts(graph, values or {})
+        for problem in checker.problems:
+            hide(problem, secrets)
         return sorted(checker.problems, key=_by_place), outputs
 
     @no_collections()

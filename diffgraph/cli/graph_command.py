@@ -90,7 +90,7 @@ class Opened:
         )  # fmt: skip
 
     def _help(self, item: Input) -> str:
-        from ..hiding import HIDDEN
+        from ..telling import HIDDEN
 
         facts = []
         value = self.defaults.get(item.name)
@@ -345,7 +345,7 @@ def _section(formatter: click.HelpFormatter, title: str, rows: list[tuple[str, s
 
 
 def _variants(graph: GraphDocument) -> Iterator[tuple[str, str]]:
-    from ..hiding import HIDDEN
+    from ..telling import HIDDEN
 
     secret = {item.name for item in graph.inputs.values() if item.secret}
     for number, (name, values) in enumerate(graph.variants.items()):

@@ -103,8 +103,8 @@ def _picture(asked: Opened, bundle: Bundle, registry: Registry) -> dict[str, Any
 def _graph(asked: Opened, session: Session, state: State) -> dict[str, Any]:
     """What a graph is and needs. What cannot be told of its weights is a problem, and no error."""
     from ..gathering import gather, variants_of
-    from ..hiding import HIDDEN
     from ..locking import Book, find_lock, how_to_lock
+    from ..telling import HIDDEN
 
     graph, source, lock = asked.graph, asked.source, find_lock(asked.source)
     parts: list[dict[str, Any]] = []

@@ -37,7 +37,7 @@ class State:
         """A text as it may be told: without the secrets of the graph."""
         if not self.secrets:
             return text
-        from ..hiding import hidden
+        from ..telling import hidden
 
         return hidden(text, self.secrets)
 

@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from ..errors import HubError, OfflineError, nearest
+from ..telling import hide
 from .addresses import Address
 from .digests import file_digest
 from .transfers import Silence, each, meter, say_bytes
@@ -91,6 +92,7 @@ class Hub:
         from huggingface_hub import constants
 
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
+        self.shown = re.sub("//[^/@]*@", "//", self.endpoint)  # without a login, as errors name it
         self.cache_dir = Path(cache_dir or constants.HF_HUB_CACHE)
         self.offline = offline or constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in _YES
         self._token, self._progress = token, progress
@@ -114,7 +116,8 @@ class Hub:
         """Texts that must never leave this machine."""
         from huggingface_hub import get_token
 
-        return [text for text in (self._token, get_token()) if text]
+        login = urlsplit(self.endpoint)
+        return [text for text in (self._token, get_token(), login.password or login.username) if text]
 
     def forget(self, repository: str) -> None:
         """Resolves the branches of a repository anew, which was changed by ourselves."""
@@ -199,7 +202,7 @@ class Hub:
                 sha256 = entry.lfs.sha256 if entry.lfs is not None else ""
                 files[entry.rfilename] = HubFile(entry.size or 0, sha256, entry.blob_id or "")
         if not COMMIT.fullmatch(info.sha or ""):
-            raise HubError(f"{self.endpoint} named no commit for {repository}", hint="is it a Hub?")
+            raise HubError(f"{self.shown} named no commit for {repository}", hint="is it a Hub?")
         snapshot = Snapshot(repository, info.sha, files)
         self._note(snapshot, revision)
         return snapshot
@@ -284,7 +287,7 @@ class Hub:
             return
         if not silence.begun:
             raise HubError(
-                f"hf://{snapshot.repository}: {self.endpoint} has sent nothing for {seconds:.0f} s",
+                f"hf://{snapshot.repository}: {self.shown} has sent nothing for {seconds:.0f} s",
                 hint="try again later; what has arrived is kept",
             )
         if time.monotonic() - self._heard > QUIET_SECONDS:
@@ -382,7 +385,9 @@ class Hub:
         try:
             yield
         except (OSError, ValueError, errors.EntryNotFoundError, transport) as error:  # a HubError is none of these
-            raise self._explain(error, repository, revision) from None
+            told = self._explain(error, repository, revision)
+            hide(told, self.secrets())  # a client may quote the header or the address that it could not use
+            raise told from None
 
     def _explain(self, error: BaseException, repository: str, revision: str) -> HubError:
         from huggingface_hub import errors
@@ -392,7 +397,7 @@ class Hub:
         if isinstance(error, errors.GatedRepoError):
             return HubError(
                 f"hf://{repository}: its owner gives the files to those who accept the licence",
-                hint=f"accept it at {self.endpoint}/{repository}, then log in: hf auth login",
+                hint=f"accept it at {self.shown}/{repository}, then log in: hf auth login",
             )
         if isinstance(error, errors.RepositoryNotFoundError):
             near = self._near_repository(repository)
@@ -405,7 +410,7 @@ class Hub:
         if isinstance(error, errors.HfHubHTTPError):
             status = error.response.status_code
             hint = "log in: hf auth login" if status in (401, 403) else "try again later"
-            return HubError(f"hf://{repository}: {self.endpoint} answered with status {status}", hint=hint)
+            return HubError(f"hf://{repository}: {self.shown} answered with status {status}", hint=hint)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return HubError(f"no space left at {self.cache_dir}", hint="make room, or set HF_HOME to a larger disk")
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
@@ -414,7 +419,7 @@ class Hub:
             return HubError(f"hf://{repository}: a file came shorter or longer than promised", hint="run again")
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         return HubError(
-            f"hf://{repository}: cannot reach {self.endpoint}: {reason}",
+            f"hf://{repository}: cannot reach {self.shown}: {reason}",
             hint="check the network; what is on this machine is used with --offline",
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import traceback
 from pathlib import Path
 
 import pytest
@@ -172,9 +173,30 @@ def test_in_python(dg: Command, login: Path) -> None:
     login.write_text(login.read_text().replace("Echo", "Break"))
     with pytest.raises(RunError) as caught:
         Graph.load(login, nodes=["nodes.py"])(token=WORD)
-    assert WORD not in str(caught.value)
+    told = "".join(traceback.format_exception(caught.value))
+    assert WORD not in told + repr(caught.value)
+    assert "in broken" in told  # where it failed is told
+    assert "ValueError: no '***'" in told.partition("RunError")[2]
     with pytest.raises(InputError, match="token is secret"):
         Graph.load(login, nodes=["nodes.py"]).sweep({"token": [WORD, "other"]})
+
+
+def test_an_error_that_tells_no_secret_keeps_its_cause(dg: Command, login: Path) -> None:
+    login.write_text(login.read_text().replace("arith.Add, a: $seed", "Break, text: open"))
+    with pytest.raises(RunError) as caught:
+        Graph.load(login, nodes=["nodes.py"])(token=WORD)
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_a_check_in_python_does_not_tell_it() -> None:
+    graph = Graph.from_text(
+        "diffgraph: 1\ninputs: {pin: {type: int, secret: true}}\n"
+        "nodes: {x: {node: arith.Power, base: 2, exponent: $pin}}\noutputs: {x: $x}\n"
+    )
+    pin = 4711
+    with pytest.raises(CheckFailed, match=r"x.exponent: \*\*\* must be at most 64") as caught:
+        graph(pin=pin)
+    assert str(pin) not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_sweep_would_show_it(dg: Command, login: Path, folder: Path) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -474,6 +475,22 @@ def test_environment_says_offline(make_hub: Callable[..., Hub], monkeypatch: pyt
     assert make_hub().offline
     with pytest.raises(HubError, match="offline"):
         load(make_hub())
+
+
+def test_errors_tell_no_token_and_no_login(server: HubServer, make_hub: Callable[..., Hub]) -> None:
+    """A client quotes a header that it cannot send; an endpoint may hold a login."""
+    token, host = "hf_swordfish\nhf_swordfish", server.endpoint.removeprefix("http://")
+    for hub_ in (
+        make_hub(token=token),
+        make_hub(endpoint=f"http://me:swordfish@{host}", token=None),
+        make_hub(endpoint=f"http://swordfish@{host}", token=None),
+        make_hub(endpoint="http://me:swordfish@127.0.0.1:9", token=None),
+    ):
+        with pytest.raises(HubError) as caught:
+            hub_.snapshot("org/nothing")
+        assert "swordfish" not in "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+        assert hub_.shown in ("http://127.0.0.1:9", server.endpoint)
+        assert any("swordfish" in secret for secret in hub_.secrets())
 
 
 def test_no_path_or_token_in_notes(make_hub: Callable[..., Hub], tmp_path: Path) -> None:
