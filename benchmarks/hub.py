@@ -176,7 +176,9 @@ def _verify(place: Path, gigabytes: float) -> None:
     total = sum(file.size for file in book.entries["."].files.values()) / 1e9
     print("\n| verifying locked weights | seconds | target | met |\n| --- | ---: | ---: | --- |")
     print(f"| {total:.2f} GB, the first time | {first:.2f} |  |  |")
-    print(f"| the same again, digests remembered on disk | {again:.4f} | {VERIFY} | {'yes' if again < VERIFY else 'NO'} |")
+    print(
+        f"| the same again, digests remembered on disk | {again:.4f} | {VERIFY} | {'yes' if again < VERIFY else 'NO'} |"
+    )
     print(json.dumps({"first": first, "again": again}), file=sys.stderr)
 
 
