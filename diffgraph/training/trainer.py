@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from ..authoring import Target, running_notes
 from ..builder import Graph
 from ..components import GivenAddress, Handle
-from ..errors import CheckFailed, InputError, Interrupted, PortError, RunError, StoreError, WeightsError
+from ..errors import CheckFailed, DiffgraphError, InputError, Interrupted, PortError, RunError, StoreError, WeightsError
+from ..hiding import secret_texts
 from ..inputs import apply_sets, resolve_inputs
 from ..language.graph import GraphDocument, arg_refs, node_refs
 from ..planning.plan import Planner
@@ -27,6 +28,7 @@ from ..planning.selecting import select
 from ..running.guards import to_target
 from ..running.run import Event, Listener, Runner
 from ..session import Options, Session, check_device
+from ..telling import hide
 from ..values import leaves
 from .checkpoints import CHECKPOINT, compare, damaged, read_checkpoint, settle, uninterrupted, write_checkpoint
 from .recipe import read_recipe
@@ -75,6 +77,7 @@ class Trainer:
         if problems:
             raise CheckFailed(problems)
         self.train, self.values = train, values
+        self._secrets = secret_texts(document, values)
         self.settings = session.settings()
         check_device(self.settings.device)
         planner = Planner(session.registry, graph.loader, opener, replace(self.settings, dtype="float32"))
@@ -211,6 +214,9 @@ class Trainer:
             self._save()
             what = f"interrupted at step {self.step} of {self.recipe.steps}"
             raise Interrupted(what, hint="the same command goes on from there") from None
+        except DiffgraphError as error:
+            hide(error, self._secrets)
+            raise
         return self.out
 
     def _run(self) -> None:

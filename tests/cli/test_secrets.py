@@ -11,6 +11,8 @@ import pytest
 
 from diffgraph.builder import Graph
 from diffgraph.errors import CheckFailed, InputError, RunError
+from diffgraph.session import Options
+from diffgraph.training.train import train
 
 from ..hub import graph
 from ..hub_server import HubServer
@@ -186,6 +188,34 @@ def test_an_error_that_tells_no_secret_keeps_its_cause(dg: Command, login: Path)
     with pytest.raises(RunError) as caught:
         Graph.load(login, nodes=["nodes.py"])(token=WORD)
     assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_a_training_does_not_tell_it(dg: Command, login: Path, folder: Path) -> None:
+    write(
+        "train.yaml",
+        """
+        diffgraph: 1
+        inputs: {data: {type: folder}, token: {type: text, secret: true}}
+        nodes:
+          line: {node: arith.Linear, in_features: 2, out_features: 2, init_seed: 0}
+          out: {call: $line, vector: $batch.given}
+          said: {node: Break, text: $token}
+          size: {node: arith.Length, text: $said}
+          less: {node: arith.Scale, vector: $out, factor: $size}
+          loss: {node: arith.Energy, vector: $less}
+        train:
+          data: {node: arith.Series, folder: $data, as: batch}
+          update: {line: line}
+          loss: $loss
+          steps: 1
+        """,
+    )
+    write("numbers.txt", "1 2 3")
+    graph = Graph.load("train.yaml", nodes=["nodes.py"])
+    with pytest.raises(RunError, match=r"said failed: ValueError: no '\*\*\*'") as caught:
+        train(graph, {"data": ".", "token": WORD}, out=Path("out"), options=Options("cpu", nodes=(Path("nodes.py"),)))
+    assert WORD not in "".join(traceback.format_exception(caught.value))
+    assert holding(folder) == []
 
 
 def test_a_check_in_python_does_not_tell_it() -> None:
