@@ -249,8 +249,14 @@ def test_a_training_learns_and_its_weights_run(
     system = name.removeprefix("train/").partition("_")[0]
     out = tmp_path / "out"
     arguments = ["--device", "cpu", "--quiet", "--out", out, *options(given | {"steps": 16, "batch": 4})]
+    settings = Graph.load(GRAPHS / f"{name}.yaml").document.train
+    assert settings is not None
+    sheet = "sample" in settings.settings
+    if sheet:  # of few pictures
+        arguments += ["--set", "train.sample.inputs.num_images=2"]
     done = cli("train", GRAPHS / f"{name}.yaml", *arguments)
     assert (done.exit_code, done.stdout.strip()) == (0, str(out)), done.stderr
+    assert len(list(out.glob("samples-*.png"))) == sheet
     losses = [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
     assert len(losses) == 16
     trainer = Trainer(Graph.load(GRAPHS / f"{name}.yaml"), given | {"steps": 16, "batch": 4}, out=out, options=CPU)
