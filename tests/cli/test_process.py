@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from ..parts import save_ddpm
-from .conftest import NOTE, PICTURE, SUM, write
+from .conftest import NOTE, PICTURE, SUM, Command, write
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "rich", "pydantic", "huggingface_hub", "networkx", "tokenizers", "PIL")
@@ -87,7 +87,7 @@ def test_check_and_plan_import_no_torch(graphs: Path, graph: str) -> None:
     without(("torch", "rich"), "plan", graph, *given)
 
 
-def test_an_answer_from_the_store_imports_no_torch(graphs: Path) -> None:
+def test_an_answer_from_the_store_imports_no_torch(graphs: Path, dg: Command) -> None:
     commands = (
         ["run", "dots.yaml", "--seed", "4"],
         ["run", "dots.yaml", "--seed", "4", "--json"],
@@ -95,12 +95,12 @@ def test_an_answer_from_the_store_imports_no_torch(graphs: Path) -> None:
         ["run", "letter.yaml"],
         ["run", "sum.yaml", "--second-one", "2"],
     )
-    first = [process(*command) for command in commands]
-    assert [done.returncode for done in first] == [0] * len(first), first
+    first = [dg(*command) for command in commands]
+    assert [done.code for done in first] == [0] * len(first), first
     for command, before in zip(commands, first, strict=True):
         again = without(("torch", "rich"), *command)
         if "--json" not in command:
-            assert (again.stdout, again.stderr) == (before.stdout, before.stderr)
+            assert (again.stdout, again.stderr) == (before.out, before.err)
 
 
 def test_offline_nothing_is_asked(graphs: Path) -> None:
