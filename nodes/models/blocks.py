@@ -6,6 +6,7 @@ Letters: B batch, C channels, H W height and width, D features.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from numbers import Real
 from typing import TypeVar
 
@@ -90,3 +91,13 @@ def check_tensor(port: str, value: Tensor, shape: tuple[int | None, ...], device
         raise PortError(port, f"has dtype {value.dtype}; expected a floating-point tensor", hint="use .float()")
     if value.device != device:
         raise PortError(port, f"is on {value.device}, the model on {device}", hint=f"move one: .to({str(device)!r})")
+
+
+def check_condition(parts: Iterable[Tensor | None], weight: Tensor) -> None:
+    """Raises PortError where a part of a condition is not of the dtype and on the device of the network's weights."""
+    for part in parts:
+        if part is None or (part.device == weight.device and torch.is_autocast_enabled(weight.device.type)):
+            continue  # autocast sees to dtypes
+        if (part.dtype, part.device) != (weight.dtype, weight.device):
+            said = f"is {part.dtype} on {part.device}, the network {weight.dtype} on {weight.device}"
+            raise PortError("condition", said, hint="call `condition` again after the network was moved or changed")

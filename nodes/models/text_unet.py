@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...authoring import Bound, Kind
 from ...errors import InputError, PortError
 from ..kinds import TextEmbeds
-from .blocks import GroupNorm, check_tensor, sinusoid, zeroed
+from .blocks import GroupNorm, check_condition, check_tensor, sinusoid, zeroed
 from .resnet import Activation, ResBlock, TimeEmbedding
 
 Count = Annotated[int, Bound(ge=1)]
@@ -241,6 +241,7 @@ class TextUNet(nn.Module):
             raise PortError(
                 "condition", f"was made for samples of {size}, not of {wanted}", hint="make both of one size"
             )
+        check_condition((*condition.keys_values, condition.embedding, condition.hint), self.conv_in.weight)
         return condition
 
 

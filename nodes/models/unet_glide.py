@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ...authoring import Bound, Component, Fact, Kind
 from ...errors import InputError, PortError
 from ..kinds import SCALED, Condition, Image, Mask, Prediction, Sample, Timestep, Tokens
-from .blocks import GroupNorm, LayerNorm, check_tensor, sinusoid, timestep_rows, zeroed
+from .blocks import GroupNorm, LayerNorm, check_condition, check_tensor, sinusoid, timestep_rows, zeroed
 from .text_glide import TextTransformer
 
 GROUPS = 32  # of every GroupNorm
@@ -303,7 +303,7 @@ class UNetGLIDE(nn.Module, Component, version=2):
 
         sample: x_t [B, C, H, W] of any floating-point dtype; the prediction has it too. timestep: index of the training
         schedule, not of the respaced one; a number, or [B]. condition: what this network's `condition` gave, B rows.
-        Raises PortError where one of them has another shape or device, or the condition is another network's.
+        Raises PortError where one of them has another shape, dtype or device, or the condition is another network's.
         """
         config = self.config
         check_tensor("sample", sample, (None, *self.sample_shape), self.device)
@@ -371,4 +371,5 @@ class UNetGLIDE(nn.Module, Component, version=2):
                 f"has {condition.embedding.shape[0]} rows, the sample {rows}",
                 hint="Expand the condition to the rows of the sample",
             )
+        check_condition((*condition.keys_values, condition.embedding, condition.hint), self.padding_embedding)
         return condition

@@ -62,6 +62,20 @@ def test_a_prediction_has_the_dtype_of_its_sample(name: str, weights: torch.dtyp
         assert bool(prediction.value.isfinite().all())
 
 
+@pytest.mark.parametrize("name", [name for name in DENOISERS if name not in ("DiT", "UNet2D")])  # DiT's are classes
+@torch.no_grad()
+def test_a_condition_from_before_the_weights_changed_is_refused(name: str) -> None:
+    """But under autocast, which sees to dtypes itself."""
+    model, sample, condition = DENOISERS[name]()
+    before = condition()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model(sample, 37, condition()).value.isfinite().all()
+        assert model(sample, 37, before).value.isfinite().all()
+    model.half()
+    with pytest.raises(PortError, match=r"condition: is torch\.float32 on cpu, the network torch\.float16"):
+        model(sample, 37, before)
+
+
 @pytest.mark.parametrize("name", DENOISERS)
 @torch.no_grad()
 def test_a_timestep_beyond_the_training_is_for_the_scheduler_to_refuse(name: str) -> None:
