@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import CheckFailed, DiffgraphError
+from ..errors import DiffgraphError
 from .graph_command import GraphCommand, graph_options, opened, parse_sets, talk_options
 from .report import put
 
@@ -24,6 +24,7 @@ def command(
     The structure needs the document alone; the components' configs, where weights are named, are fetched and checked
     too, the weights are not. Inputs may be left out.
     """
+    from ..fetching import raise_problems
     from ..inputs import apply_sets, resolve_inputs
     from ..session import Options, Session
 
@@ -40,9 +41,9 @@ def command(
         document = apply_sets(apply_sets(document, replaced), parse_sets(sets), user=True)
     except DiffgraphError as error:
         found.append(error)
-    found += session.check(document, asked.source, asked.loader, values, session.opener(asked.source))[0]
-    if found:
-        raise CheckFailed(found)
+    opener = session.opener(asked.source)
+    found += session.check(document, asked.source, asked.loader, values, opener)[0]
+    raise_problems(found, opener, asked.source)
     documents = len(asked.loader.documents)
     if as_json:
         put({"errors": [], "documents": sorted(asked.loader.documents)})

@@ -20,6 +20,7 @@ from ..authoring import Target, running_notes
 from ..builder import Graph
 from ..components import GivenAddress, Handle
 from ..errors import CheckFailed, DiffgraphError, InputError, Interrupted, PortError, RunError, StoreError, WeightsError
+from ..fetching import raise_problems
 from ..hiding import secret_texts
 from ..inputs import apply_sets, resolve_inputs
 from ..language.graph import GraphDocument, arg_refs, node_refs
@@ -74,8 +75,7 @@ class Trainer:
         except CheckFailed as failed:
             known = {problem.message for problem in problems}
             problems += [problem for problem in failed.problems if problem.message not in known]
-        if problems:
-            raise CheckFailed(problems)
+        raise_problems(problems, opener, graph.source)
         self.train, self.values = train, values
         self._secrets = secret_texts(document, values)
         self.settings = session.settings()

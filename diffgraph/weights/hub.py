@@ -154,7 +154,7 @@ class Hub:
     def _notes(self, repository: str) -> Path:
         from ..running.store import cache_folder
 
-        return cache_folder() / "hub" / quote(self.endpoint, safe="") / quote(repository, safe="")
+        return cache_folder() / "hub" / quote(self.shown, safe="") / quote(repository, safe="")
 
     def _listed(self, repository: str, commit: str) -> Snapshot | None:
         try:

@@ -184,7 +184,8 @@ def test_the_plan_shows_what_will_be_downloaded(server: HubServer, hub: Command)
     said = hub("plan", "line.yaml")
     assert f"download {size} B of hf://org/linear" in said.out
     assert f"{size} B to download" in said.out
-    assert hub("plan", "line.yaml", "--json").data["download"] == size
+    planned = hub("plan", "line.yaml", "--json")
+    assert planned.data["download"] == size, planned.out
     assert fetched(server) == ["config.json"]
     assert hub("run", "line.yaml").code == 0
     assert fetched(server) == ["config.json", "model.safetensors"]

@@ -118,7 +118,7 @@ def test_pulled_it_runs_offline_without_a_request(server: HubServer, hub: Comman
 
 def test_offline_it_is_told_what_is_missing(server: HubServer, hub: Command, commit: str) -> None:
     outer()
-    for name in ("run", "plan", "pull", "lock"):
+    for name in ("run", "check", "plan", "pull", "lock"):
         said = hub(name, "outer.yaml", "--offline")
         assert said.code == 2
         assert said.err == (

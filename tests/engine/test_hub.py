@@ -493,9 +493,11 @@ def test_errors_tell_no_token_and_no_login(server: HubServer, make_hub: Callable
         assert any("swordfish" in secret for secret in hub_.secrets())
 
 
-def test_no_path_or_token_in_notes(make_hub: Callable[..., Hub], tmp_path: Path) -> None:
+def test_no_path_token_or_login_in_notes(server: HubServer, make_hub: Callable[..., Hub], tmp_path: Path) -> None:
     load(make_hub(token=TOKEN))
+    load(make_hub(endpoint=server.endpoint.replace("//", "//me:swordfish@"), token=TOKEN))
     for note in (tmp_path / "cache" / "hub").rglob("*"):
+        assert "swordfish" not in note.name
         if note.is_file():
             assert TOKEN not in note.read_text()
             assert str(tmp_path) not in note.read_text()
