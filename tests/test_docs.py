@@ -19,6 +19,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+
+from diffgraph.cli import main
+from diffgraph.index import packages
+from diffgraph.results import default_results
+from diffgraph.weights import hub as hub_module
 
 from .commands import read_commands
 from .hub import users_hub
@@ -42,6 +49,7 @@ FENCE = re.compile(r"^( *)```([a-z]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"# (\S+\.(?:yaml|py|toml))\n")
 OWN_CHECKS = ("pytest", "ruff", "mypy", ".ci/run")
 CODE = re.compile(r"^\s*(\$ |diffgraph |pip |python |import |from .+ import |def |class )", re.MULTILINE)
+SHELL = set("$|&;<>*`")  # a command with one of these is run by a shell
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -258,10 +266,25 @@ def run_command(command: str, place: Path) -> tuple[int, str]:
         return 0, ""
     if words[0] in OWN_CHECKS:
         return 0, ""
+    if words[0] == "diffgraph" and not set(command) & SHELL:
+        return run_here(shlex.split(command)[1:], place)
     done = subprocess.run(
         ["bash", "-c", command], cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     return done.returncode, done.stdout
+
+
+def run_here(words: list[str], place: Path) -> tuple[int, str]:
+    """Runs `diffgraph WORDS` in this process, since to start one takes seconds; nothing is known from those before."""
+    for known in (default_results, hub_module.default_hub, packages):
+        known.cache_clear()
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(str(place.parent)):
+            del sys.modules[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", os.environ.get("HF_HUB_OFFLINE", "0"))  # `--offline` sets it
+        done = CliRunner().invoke(main, words, prog_name="diffgraph", terminal_width=98)  # as of 100 columns
+    return done.exit_code, done.output
 
 
 def install(project: Path, site: Path) -> None:
