@@ -107,7 +107,11 @@ def test_offline_nothing_is_asked(graphs: Path) -> None:
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
     done = process("check", "ddpm", "--variant", "cat", "--offline", env=environment)
     assert done.returncode == 2
-    assert "is not on this machine, and offline nothing is asked" in done.stderr
+    assert done.stderr == (
+        "diffgraph: offline, and not on this machine:\n"
+        "  hf://google/ddpm-ema-cat-256@main\n"
+        "  fetch it once: diffgraph pull pkg://diffgraph/ddpm.yaml\n"
+    )
 
 
 # --- stopping -------------------------------------------------------------------------------------------------------
