@@ -20,6 +20,7 @@ def agree(part: str, peer: str, ours: Tensor, theirs: Tensor, *, tolerance: floa
     scale = theirs.abs().max().item()
     difference = (ours - theirs).abs().max().item() / max(scale, 1e-30)
     assert scale > 0, "an output of nothing but zeros compares nothing"
+    assert difference <= tolerance, f"differs by {difference:.2e} of the output's scale; tolerance {tolerance:.0e}"
     log = os.environ.get("PARITY_LOG")
     if log:
         test = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]
@@ -28,4 +29,3 @@ def agree(part: str, peer: str, ours: Tensor, theirs: Tensor, *, tolerance: floa
         }  # fmt: skip
         with open(log, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-    assert difference <= tolerance, f"differs by {difference:.2e} of the output's scale; tolerance {tolerance:.0e}"
