@@ -60,6 +60,7 @@ def users_hub(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
     """The loopback server as the Hub that commands ask, with an empty cache below `place`."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.utils._http.close_session", lambda: None)  # by threads that earlier tests left
     monkeypatch.setattr(digests, "_known", {})
     level = logging.getLogger("huggingface_hub").level
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)

@@ -27,7 +27,7 @@ from ..errors import HubError, OfflineError, nearest
 from ..telling import hide
 from .addresses import Address
 from .digests import file_digest
-from .transfers import Silence, each, meter, say_bytes
+from .transfers import Silence, each, meter, say_bytes, unbroken
 
 Progress = Callable[[str, int, int], None]
 
@@ -233,7 +233,11 @@ class Hub:
         with self.explained(repository, revision):
             while True:
                 try:
-                    info = api.model_info(repository, revision=revision, files_metadata=files, timeout=ANSWER_SECONDS)
+                    info = unbroken(
+                        lambda: api.model_info(
+                            repository, revision=revision, files_metadata=files, timeout=ANSWER_SECONDS
+                        )
+                    )
                 except HfHubHTTPError as error:
                     status = error.response.status_code
                     wait = _retry_after(error.response.headers.get("Retry-After"), pause)
@@ -309,14 +313,7 @@ class Hub:
             )
 
         with self.explained(snapshot.repository, snapshot.commit):
-            try:
-                place = download()
-            except Exception as error:
-                # Where several threads want one file, huggingface_hub may close what another of them still uses.
-                if os.strerror(errno.EBADF) not in str(error):
-                    raise
-                place = download()
-            self._verify(snapshot, name, Path(place))
+            self._verify(snapshot, name, Path(unbroken(download)))
 
     def _verify(self, snapshot: Snapshot, name: str, path: Path) -> None:
         """Throws away a file that is not what the Hub's list says. Raises HubError."""

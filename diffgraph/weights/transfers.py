@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 CONNECTIONS = 8
+CLOSED = (os.strerror(errno.EBADF), "client has been closed")  # how a connection says that its client was closed
+TRIES = 5
+T = TypeVar("T")
 
 
 def say_bytes(count: int) -> str:
@@ -73,6 +78,19 @@ def each(work: Callable[[str], None], names: Sequence[str], watch: Callable[[], 
                 raise failure
     finally:
         stop.set()
+
+
+def unbroken(call: Callable[[], T]) -> T:
+    """What a call of huggingface_hub gives, made again where its connection was closed under it: where one thread cannot
+    connect, the client closes the connections of all.
+    """
+    for _ in range(TRIES):
+        try:
+            return call()
+        except Exception as error:
+            if not any(text in str(error) for text in CLOSED):
+                raise
+    return call()
 
 
 def _next(results: SimpleQueue[BaseException | None], watch: Callable[[], None]) -> BaseException | None:

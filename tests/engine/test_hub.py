@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save
@@ -51,6 +52,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digests, "_known", {})
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.utils._http.close_session", lambda: None)  # by threads that earlier tests left
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
@@ -468,6 +470,18 @@ def test_two_fetch_the_same_at_once(server: HubServer, make_hub: Callable[..., H
         thread.join()
     assert len(loaded) == 2
     assert server.count("GET /large") in (1, 2)  # two where huggingface_hub's lock is lost between threads, under load
+
+
+def test_a_client_closed_by_another_thread(server: HubServer, make_hub: Callable[..., Hub]) -> None:
+    """As huggingface_hub does to all threads where one of them cannot connect."""
+    server.fault("stall", match="GET /api", seconds=0.4)
+    server.fault("stall", match="GET /org", seconds=0.4)
+    closing = [threading.Timer(seconds, huggingface_hub.close_session) for seconds in (0.2, 0.3, 0.7, 0.9, 1.1)]
+    for timer in closing:
+        timer.start()
+    assert load(make_hub())
+    for timer in closing:
+        timer.join()
 
 
 def test_environment_says_offline(make_hub: Callable[..., Hub], monkeypatch: pytest.MonkeyPatch) -> None:
