@@ -472,16 +472,25 @@ def test_two_fetch_the_same_at_once(server: HubServer, make_hub: Callable[..., H
     assert server.count("GET /large") in (1, 2)  # two where huggingface_hub's lock is lost between threads, under load
 
 
-def test_a_client_closed_by_another_thread(server: HubServer, make_hub: Callable[..., Hub]) -> None:
+@pytest.mark.parametrize("asked", ["HfApi.model_info", "hf_hub_download"])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EBADF, os.strerror(errno.EBADF)), RuntimeError("the client has been closed")]
+)
+def test_a_client_closed_by_another_thread(
+    asked: str, error: Exception, make_hub: Callable[..., Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As huggingface_hub does to all threads where one of them cannot connect."""
-    server.fault("stall", match="GET /api", seconds=0.4)
-    server.fault("stall", match="GET /org", seconds=0.4)
-    closing = [threading.Timer(seconds, huggingface_hub.close_session) for seconds in (0.2, 0.3, 0.7, 0.9, 1.1)]
-    for timer in closing:
-        timer.start()
+    owner, name = (huggingface_hub.HfApi, "model_info") if "." in asked else (huggingface_hub, asked)
+    real, failures = getattr(owner, name), [error, error]
+
+    def broken(*given: Any, **options: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return real(*given, **options)
+
+    monkeypatch.setattr(owner, name, broken)
     assert load(make_hub())
-    for timer in closing:
-        timer.join()
+    assert not failures
 
 
 def test_environment_says_offline(make_hub: Callable[..., Hub], monkeypatch: pytest.MonkeyPatch) -> None:
